@@ -1,0 +1,1 @@
+"""Deeply-supervised knowledge synergy for image classifiers in JAX and Flax NNX."""
