@@ -1,0 +1,39 @@
+"""The learning curves of a run as a picture."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+    """Draws loss and top-1 error over the epochs, training dashed and held-out solid, as a PNG.
+
+    Args:
+      records: lines of metrics.jsonl.
+      path: the file to write; replaced as a whole.
+      title: printed above the figure.
+    """
+    # The object-oriented interface needs no display and keeps no global state.
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    classifiers = [name.removeprefix("error/") for name in records[-1] if name.startswith("error/")]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure.suptitle(title)
+    loss_axes, error_axes = figure.subplots(1, 2)
+    for split, style in (("train", "--"), ("test", "-")):
+        rows = [record for record in records if record["split"] == split]
+        epochs = [row["epoch"] for row in rows]
+        loss_axes.plot(epochs, [row["loss"] for row in rows], style, color="black", label=split)
+        for i, classifier in enumerate(reversed(classifiers)):
+            errors = [row[f"error/{classifier}"] for row in rows]
+            error_axes.plot(epochs, errors, style, color=f"C{i}", label=f"{classifier}, {split}")
+    loss_axes.set(xlabel="epoch", ylabel="loss", yscale="log")
+    error_axes.set(xlabel="epoch", ylabel="top-1 error (%)", ylim=(0, None))
+    for axes in (loss_axes, error_axes):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    partial = path.with_suffix(".partial")
+    figure.savefig(partial, format="png", dpi=120)
+    partial.replace(path)

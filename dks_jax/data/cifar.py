@@ -1,0 +1,349 @@
+"""CIFAR-10 and CIFAR-100 from their published files, downloaded where they are absent.
+
+Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images (2009),
+https://www.cs.toronto.edu/~kriz/cifar.html
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import pickle
+import pickletools
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dks_jax.data.images import ImageData, Split
+from dks_jax.errors import InputError
+
+
+class Archive(NamedTuple):
+    """A published archive: its address and the MD5 sum, in hexadecimal, that the publisher states."""
+
+    url: str
+    md5: str
+
+
+class Layout(NamedTuple):
+    """The folder of one published form of a data set and the names of the files in it."""
+
+    binary: bool
+    folder: str
+    train: tuple[str, ...]
+    test: str
+    meta: str
+
+
+ARCHIVES = {
+    "cifar10": Archive(
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"
+    ),
+    "cifar100": Archive(
+        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"
+    ),
+}
+LAYOUTS = {
+    "cifar10": (
+        Layout(
+            binary=False,
+            folder="cifar-10-batches-py",
+            train=tuple(f"data_batch_{part}" for part in range(1, 6)),
+            test="test_batch",
+            meta="batches.meta",
+        ),
+        Layout(
+            binary=True,
+            folder="cifar-10-batches-bin",
+            train=tuple(f"data_batch_{part}.bin" for part in range(1, 6)),
+            test="test_batch.bin",
+            meta="batches.meta.txt",
+        ),
+    ),
+    "cifar100": (
+        Layout(binary=False, folder="cifar-100-python", train=("train",), test="test", meta="meta"),
+        Layout(
+            binary=True,
+            folder="cifar-100-binary",
+            train=("train.bin",),
+            test="test.bin",
+            meta="fine_label_names.txt",
+        ),
+    ),
+}
+CLASS_COUNTS = {"cifar10": 10, "cifar100": 100}
+LABEL_KEYS = {"cifar10": "labels", "cifar100": "fine_labels"}
+NAME_KEYS = {"cifar10": "label_names", "cifar100": "fine_label_names"}
+ROW_BYTES = 3 * 32 * 32
+
+# All that a pickled dictionary of arrays, lists and strings refers to.
+PICKLE_GLOBALS = frozenset(
+    {
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy.core.numeric", "_frombuffer"),
+        ("numpy._core.numeric", "_frombuffer"),
+        ("_codecs", "encode"),
+    }
+)
+
+
+def load(root: str, name: str) -> ImageData:
+    """Reads CIFAR-10 ("cifar10") or CIFAR-100 with its 100 fine labels ("cifar100").
+
+    Images are uint8 [example, 32, 32, 3] in RGB. Root holds the published folder in its Python or its binary
+    form, or is that folder. Where it is absent the published archive is downloaded into root, or taken from
+    there if it was put there by hand, checked against its MD5 sum and unpacked.
+
+    The pickles of the Python form are read without running anything that they name.
+
+    Raises InputError for an unknown name, a file that is absent, damaged or refers to anything but plain
+    arrays, a label out of range, a wrong checksum and a failed download.
+    """
+    if name not in CLASS_COUNTS:
+        raise InputError(f"name is {name!r}, give one of {', '.join(CLASS_COUNTS)}")
+    folder = Path(root).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise InputError(
+            f"root is {root}, which is a file; give a folder that holds the data or is to hold it"
+        )
+    found = _find(folder, name)
+    if found is None:
+        _obtain(folder, name)
+        found = folder / LAYOUTS[name][0].folder, LAYOUTS[name][0]
+    data, layout = found
+    train = [_read_split(data / file, name, layout) for file in layout.train]
+    return ImageData(
+        train=Split(
+            np.concatenate([part.images for part in train]), np.concatenate([part.labels for part in train])
+        ),
+        test=_read_split(data / layout.test, name, layout),
+        class_names=_read_class_names(data / layout.meta, name, layout),
+    )
+
+
+def _find(root: Path, name: str) -> tuple[Path, Layout] | None:
+    """Finds the data folder below root, or root itself where it holds the data's files."""
+    for layout in LAYOUTS[name]:
+        if any((root / file).is_file() for file in (*layout.train, layout.test)):
+            return root, layout
+        if (root / layout.folder).is_dir():
+            return root / layout.folder, layout
+    return None
+
+
+def _obtain(root: Path, name: str) -> None:
+    """Unpacks the Python form of the data into root, from an archive put there by hand or downloaded."""
+    source = ARCHIVES[name]
+    archive = root / source.url.rpartition("/")[2]
+    if archive.exists():
+        _check(archive, source)
+    else:
+        _download(archive, source)
+    _unpack(archive, LAYOUTS[name][0].folder)
+
+
+def _check(archive: Path, source: Archive) -> None:
+    """Compares an archive that was put in place by hand with the published checksum."""
+    try:
+        with archive.open("rb") as file:
+            md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"{archive} cannot be read ({error.strerror}); delete it or make it readable"
+        ) from error
+    if md5 != source.md5:
+        raise InputError(
+            f"{archive} has the MD5 sum {md5}, expected {source.md5}; delete it and download it again"
+            f" from {source.url}"
+        )
+
+
+def _download(archive: Path, source: Archive) -> None:
+    """Downloads an archive and checks it, leaving nothing behind where that fails."""
+    import pooch
+
+    created = [folder for folder in archive.parents if not folder.exists()]
+    try:
+        pooch.retrieve(
+            source.url,
+            known_hash=f"md5:{source.md5}",
+            fname=archive.name,
+            path=archive.parent,
+            progressbar=sys.stderr.isatty(),
+        )
+    # Every failure of the network is an OSError too: that is what the exceptions of requests derive from.
+    except OSError as error:
+        raise InputError(
+            f"{archive} is absent and could not be downloaded ({type(error).__name__}); download {source.url}"
+            f" elsewhere and put the file into {archive.parent}"
+        ) from error
+    except ValueError as error:
+        raise InputError(
+            f"{archive} was downloaded with another MD5 sum than the expected {source.md5}; try again or"
+            f" download {source.url} elsewhere and put the file into {archive.parent}"
+        ) from error
+    finally:
+        if not archive.exists():
+            for folder in created:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+
+def _unpack(archive: Path, folder: str) -> None:
+    """Unpacks one folder of an archive next to it, complete or not at all."""
+    target = archive.parent / folder
+    try:
+        with tempfile.TemporaryDirectory(prefix=f"{folder}-", dir=archive.parent) as unpacked:
+            with tarfile.open(archive) as tar:
+                tar.extractall(unpacked, filter="data")
+            os.rename(Path(unpacked) / folder, target)
+    except OSError as error:
+        # Another process may have unpacked the same archive meanwhile, and its result is as good.
+        if not target.is_dir():
+            raise InputError(
+                f"{archive} could not be unpacked ({error.strerror}); make room, or unpack it by hand in"
+                f" {archive.parent}"
+            ) from error
+
+
+def _read_split(path: Path, name: str, layout: Layout) -> Split:
+    """Reads one file of images, each of them stored as 1024 red, 1024 green and 1024 blue values."""
+    rows, labels = _read_binary(path, name) if layout.binary else _read_pickle(path, name)
+    if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.shape[1:] != (ROW_BYTES,):
+        raise _damaged(path, f"has no images as rows of {ROW_BYTES} bytes")
+    if not isinstance(labels, list) or len(labels) != len(rows) or not labels:
+        raise _damaged(path, f"has {len(rows)} images, of which there must be some, each with one label")
+    classes = CLASS_COUNTS[name]
+    for position, label in enumerate(labels):
+        # The position and not the label, which in a damaged pickle can be anything, however large.
+        if not isinstance(label, int) or not 0 <= label < classes:
+            raise _damaged(path, f"has a label outside 0 to {classes - 1} for image {position}")
+    images = rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return Split(np.ascontiguousarray(images), np.array(labels, dtype=np.int32))
+
+
+def _read_binary(path: Path, name: str) -> tuple[np.ndarray, list[int]]:
+    """Reads records of a label byte and an image; in CIFAR-100 a byte of the coarse label comes first."""
+    label_bytes = 1 if name == "cifar10" else 2
+    content = np.frombuffer(_read(path), dtype=np.uint8)
+    if content.size % (label_bytes + ROW_BYTES):
+        raise _damaged(path, f"has {content.size} bytes, no multiple of {label_bytes + ROW_BYTES}")
+    records = content.reshape(-1, label_bytes + ROW_BYTES)
+    return records[:, label_bytes:], records[:, label_bytes - 1].tolist()
+
+
+def _read_pickle(path: Path, name: str) -> tuple[object, object]:
+    """Reads the rows and the labels of a pickled batch, as found."""
+    batch = _unpickle(path)
+    labels = batch.get(LABEL_KEYS[name])
+    return batch.get("data"), labels.tolist() if isinstance(labels, np.ndarray) else labels
+
+
+def _read_class_names(path: Path, name: str, layout: Layout) -> tuple[str, ...]:
+    """Reads the class names in label order, or counts the classes where the file is absent."""
+    classes = CLASS_COUNTS[name]
+    if not path.exists():
+        return tuple(str(label) for label in range(classes))
+    names = _read(path).split() if layout.binary else _unpickle(path).get(NAME_KEYS[name])
+    if not isinstance(names, list) or not all(isinstance(entry, str | bytes) for entry in names):
+        raise _damaged(path, "has no list of class names")
+    if len(names) != classes:
+        raise _damaged(path, f"has {len(names)} class names, not {classes}")
+    return tuple(_text(entry) for entry in names)
+
+
+def _read(path: Path) -> bytes:
+    """Reads a file of the data set."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _damaged(path, f"cannot be read ({error.strerror})") from error
+
+
+def _damaged(path: Path, finding: str) -> InputError:
+    """The error about a file of the data set, with the remedy that all of them share."""
+    return InputError(f"{path} {finding}; delete its folder to have the data downloaded again")
+
+
+class _Held:
+    """What a pickle asks to be called, and with what: recorded, never done."""
+
+    def __init__(self, name: str, arguments: tuple[Any, ...] = ()) -> None:
+        self.name = name
+        self.arguments = arguments
+        self.state: Any = None
+
+    def __call__(self, *arguments: Any) -> "_Held | bytes":
+        if self.name == "encode":
+            # Python 3 writes bytes this way up to protocol 2, dictionary keys among them.
+            return _encode(*arguments)
+        return _Held(self.name, arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads dictionaries, lists, strings and numbers, and holds arrays as _Held."""
+
+    def __init__(self, content: bytes, path: Path) -> None:
+        super().__init__(io.BytesIO(content), encoding="bytes")
+        self.path = path
+
+    def find_class(self, module: str, name: str) -> _Held:
+        if (module, name) not in PICKLE_GLOBALS:
+            raise _damaged(self.path, f"refers to {module}.{name}, which no CIFAR file needs and is not run")
+        return _Held(name)
+
+
+def _unpickle(path: Path) -> dict[str, object]:
+    """Reads a pickled dictionary by its keys, its arrays rebuilt."""
+    content = _read(path)
+    try:
+        for opcode, index, _ in pickletools.genops(content):
+            # The unpickler allocates a table as long as the largest index: a damaged byte could fill memory.
+            if opcode.name in ("PUT", "LONG_BINPUT") and isinstance(index, int) and index > len(content):
+                raise ValueError(index)
+        pickled = _Unpickler(content, path).load()
+        return {
+            _text(key): _array(value) if isinstance(value, _Held) else value for key, value in pickled.items()
+        }
+    except InputError:
+        raise
+    # Not a list of types: the pickle module says of damaged input only that many exceptions are possible.
+    except Exception as error:
+        raise _damaged(path, f"is no complete pickle of a CIFAR file ({type(error).__name__})") from error
+
+
+def _array(held: _Held) -> np.ndarray:
+    """Rebuilds an array from the arguments of numpy's two pickling functions; any exception means damage."""
+    if held.name == "_frombuffer":
+        content, dtype, shape, order = held.arguments
+    else:
+        _, shape, dtype, fortran, content = held.state
+        order = "F" if fortran else "C"
+    byte_order = _text(dtype.state[1])
+    return np.frombuffer(content, byte_order + _text(dtype.arguments[0])).reshape(shape, order=order)
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Turns text into the bytes that it stands for; ValueError for another encoding than Python writes."""
+    if encoding != "latin1":
+        raise ValueError(encoding)
+    return text.encode("latin1")
+
+
+def _text(value: object) -> str:
+    """Turns a string of either Python version into str; TypeError for anything else."""
+    if isinstance(value, bytes):
+        return value.decode("latin1")
+    if isinstance(value, str):
+        return value
+    raise TypeError(type(value))

@@ -1,0 +1,38 @@
+"""scikit-learn's bundled handwritten digits: real images that need no download."""
+
+import numpy as np
+
+from dks_jax.data.images import ImageData, Split
+from dks_jax.errors import InputError
+
+HELD_OUT = 360
+
+
+def load(split_seed: int) -> ImageData:
+    """Splits the 1797 digits into 1437 training and 360 held-out images, the classes in equal proportion.
+
+    Images are uint8 [example, 8, 8, 1]: the stored grey levels v of 0 to 16 become v * 255 / 16, rounded to
+    the nearest whole number (halves up). Equal seeds give equal splits; both splits keep the order of the
+    data set.
+
+    Raises InputError for a seed outside 0 to 2**32 - 1.
+
+    Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI (1998), the test part.
+    """
+    if not 0 <= split_seed < 2**32:
+        raise InputError(f"split_seed is {split_seed}, give a whole number from 0 to {2**32 - 1}")
+    # Imported late: scikit-learn takes a second to import and only this source needs it.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    levels, labels = (np.asarray(part).astype(np.int32) for part in load_digits(return_X_y=True))
+    images = ((levels * 255 + 8) // 16).astype(np.uint8).reshape(-1, 8, 8, 1)
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=HELD_OUT, stratify=labels, random_state=split_seed
+    )
+    train, test = np.sort(train), np.sort(test)
+    return ImageData(
+        train=Split(images[train], labels[train]),
+        test=Split(images[test], labels[test]),
+        class_names=tuple(str(digit) for digit in range(10)),
+    )

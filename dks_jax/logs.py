@@ -1,0 +1,124 @@
+"""What a run leaves to read: metrics.jsonl, TensorBoard events, and progress on the terminal."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+Record = dict[str, Any]
+
+
+class MetricsLog:
+    """metrics.jsonl and the TensorBoard events of a run, in step with each other.
+
+    Args:
+      folder: of the run.
+      last_step: lines beyond this step are dropped: a run that was stopped between its log and its
+        checkpoint repeats those epochs.
+    """
+
+    def __init__(self, folder: Path, last_step: int):
+        from tensorboardX import SummaryWriter
+
+        self._path = folder / "metrics.jsonl"
+        self.records = [record for record in read_records(self._path) if record["step"] <= last_step]
+        write_text(self._path, "".join(_line(record) for record in self.records))
+        self._events = SummaryWriter(str(folder), purge_step=last_step + 1)
+
+    def add(self, record: Record) -> None:
+        """Appends one line, and its figures as scalars <split>/<name>."""
+        self.records.append(record)
+        with self._path.open("a") as file:
+            file.write(_line(record))
+        for name, value in record.items():
+            if name not in ("step", "epoch", "split"):
+                self._events.add_scalar(f"{record['split']}/{name}", value, record["step"])
+        self._events.flush()
+
+    def close(self) -> None:
+        """Writes out the events."""
+        self._events.close()
+
+
+def read_records(path: Path) -> list[Record]:
+    """The lines of a metrics.jsonl, none where there is no file; a last line cut short is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file as a whole, so that no reader ever sees half of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+class Progress:
+    """A bar over all steps of a run with loss, error, images/s and time left; lines where there is no terminal.
+
+    Args:
+      total: steps of the whole run.
+      done: steps that an earlier part of the run has made.
+      num_epochs: of the whole run.
+    """
+
+    SECONDS_BETWEEN_LINES = 30.0
+
+    def __init__(self, total: int, done: int, num_epochs: int):
+        self._num_epochs = num_epochs
+        self._bar = tqdm(
+            total=total, initial=done, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
+        )
+        self._total, self._done, self._at_start = total, done, done
+        self._start = self._last_line = time.perf_counter()
+
+    def advance(self, steps: int, epoch: int, means: Mapping[str, float], images_per_second: float) -> None:
+        """Counts `steps` more, and shows the means of the epoch so far."""
+        self._done += steps
+        state = f"loss {means['loss']:.4g}, error {means['error']:.2f} %, {images_per_second:.0f} images/s"
+        now = time.perf_counter()
+        if not self._bar.disable:
+            self._bar.set_description(f"epoch {epoch}/{self._num_epochs}", refresh=False)
+            self._bar.set_postfix_str(state, refresh=False)
+            self._bar.update(steps)
+        elif now - self._last_line > self.SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            left = (now - self._start) / (self._done - self._at_start) * (self._total - self._done)
+            self.say(
+                f"epoch {epoch}/{self._num_epochs}, step {self._done}/{self._total}: {state}, "
+                f"{tqdm.format_interval(left)} left"
+            )
+
+    def end_epoch(self, train: Record, test: Record) -> None:
+        """One line with the figures of an epoch."""
+        branches = ", ".join(
+            f"{name.removeprefix('error/')} {value:.2f} %"
+            for name, value in test.items()
+            if name.startswith("error/") and name != "error/main"
+        )
+        self._last_line = time.perf_counter()
+        self.say(
+            f"epoch {train['epoch']}/{self._num_epochs}: train loss {train['loss']:.4f}, error "
+            f"{train['error']:.2f} %; test loss {test['loss']:.4f}, error {test['error']:.2f} %"
+            + (f" ({branches})" if branches else "")
+            + f"; {train['images_per_second']:.0f} images/s"
+        )
+
+    def say(self, line: str) -> None:
+        """Prints a line without disturbing the bar."""
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        self._bar.close()

@@ -1,0 +1,92 @@
+"""From measurements per batch to the figures of an epoch."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+
+from dks_jax.errors import InputError
+
+# By name, one value per batch: "examples", the number of examples in the batch; "loss" and its terms, means
+# over them; "errors/<classifier>", how many top-1 answers are wrong.
+History = Mapping[str, np.ndarray]
+
+
+class EpochMeans:
+    """Running means over the examples of an epoch, in float64."""
+
+    def __init__(self) -> None:
+        self.num_examples = 0
+        self._sums: dict[str, float] = defaultdict(float)
+
+    def add(self, history: History) -> None:
+        """Takes in some batches."""
+        examples = history["examples"].astype(np.float64)
+        self.num_examples += int(examples.sum())
+        for name, values in history.items():
+            if name.startswith("errors/"):
+                self._sums[name.replace("errors/", "error/")] += 100.0 * float(values.sum())
+            elif name != "examples":
+                # One by one, so that the sum does not depend on how the epoch came in chunks.
+                for term in values * examples:
+                    self._sums[name] += float(term)
+
+    def result(self) -> dict[str, float]:
+        """The mean "loss" and its terms; the top-1 error in % of every classifier as "error/<classifier>",
+        that of the main one as "error" too."""
+        means = {name: total / self.num_examples for name, total in self._sums.items()}
+        return {"loss": means["loss"], "error": means["error/main"], **means}
+
+
+class Stopwatch:
+    """Images per second, over the calls of a compiled function that do not compile it."""
+
+    def __init__(self) -> None:
+        self._compiled: set[int] = set()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the times, but not what has been compiled."""
+        self._images = self._seconds = 0.0
+        self._images_compiling = self._seconds_compiling = 0.0
+
+    @contextmanager
+    def time(self, batch_size: int, num_batches: int) -> Iterator[None]:
+        """Times a call with batches of this size; the first call with a size compiles."""
+        begin = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - begin
+        if batch_size in self._compiled:
+            self._images += batch_size * num_batches
+            self._seconds += seconds
+        else:
+            self._compiled.add(batch_size)
+            self._images_compiling += batch_size * num_batches
+            self._seconds_compiling += seconds
+
+    @property
+    def images_per_second(self) -> float:
+        """Since `reset`; compilation counts only where there is no other call to go by."""
+        if self._seconds:
+            return self._images / self._seconds
+        return self._images_compiling / self._seconds_compiling
+
+
+class DivergedError(InputError):
+    """A loss that is no longer finite."""
+
+
+def require_finite(history: History, where: str) -> None:
+    """Raises DivergedError where the last batch has a value that is NaN or infinite.
+
+    Args:
+      where: which batch that is, for the message, e.g. "step 57 (epoch 2)".
+    """
+    bad = [f"{name} = {values[-1]}" for name, values in history.items() if not np.isfinite(values[-1])]
+    if bad:
+        raise DivergedError(
+            f"The training diverged at {where}: {', '.join(bad)}; lower `optimizer.learning_rate` or check "
+            "the data, and start again in a new workdir."
+        )

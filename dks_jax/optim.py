@@ -1,0 +1,145 @@
+"""Stochastic gradient descent as `torch.optim.SGD` computes it, and learning-rate schedules by epoch.
+
+Schedules are functions of the step number, counted from 0, so that a resumed run needs nothing else.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dks_jax.errors import InputError
+
+Schedule = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
+
+
+def drop_steps(drop_epochs: Sequence[int], steps_per_epoch: int) -> list[int]:
+    """The steps at which `step_schedule` drops the learning rate.
+
+    Epochs are numbered from 1, and an epoch's drop takes effect as it starts: a drop at epoch 60 comes
+    after 59 whole epochs. This is the rule of the released DKS code.
+    """
+    return [(epoch - 1) * steps_per_epoch for epoch in drop_epochs]
+
+
+def step_schedule(
+    learning_rate: float, drop_epochs: Sequence[int], drop_factor: float, steps_per_epoch: int
+) -> Schedule:
+    """The learning rate, multiplied by `drop_factor` as each of `drop_epochs` starts; see `drop_steps`."""
+    boundaries = np.asarray(drop_steps(drop_epochs, steps_per_epoch), np.int32)
+    rates = np.asarray([learning_rate * drop_factor**k for k in range(len(boundaries) + 1)])
+    return lambda step: jnp.asarray(rates)[jnp.sum(step >= boundaries)]
+
+
+def cosine_schedule(
+    learning_rate: float, warmup_epochs: float, epochs: int, steps_per_epoch: int
+) -> Schedule:
+    """Linear warm-up from 0 over `warmup_epochs`, then half a cosine down to 0 at the end of `epochs`."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=learning_rate,
+        warmup_steps=round(warmup_epochs * steps_per_epoch),
+        decay_steps=epochs * steps_per_epoch,
+    )
+
+
+class _MomentumState(NamedTuple):
+    step: jax.Array
+    momentum: optax.Params
+
+
+def _momentum(decay: float, reset_steps: Collection[int]) -> optax.GradientTransformation:
+    """buffer = decay * buffer + gradient, with the buffer set to zero before each of `reset_steps`.
+
+    The released DKS code makes a new optimizer at every drop of the learning rate, which forgets the
+    momentum there.
+    """
+    resets = np.asarray(sorted(reset_steps), np.int32)
+
+    def init(params: optax.Params) -> _MomentumState:
+        return _MomentumState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(gradients, state, params=None):
+        del params
+        keep = ~jnp.any(state.step == resets)
+        momentum = jax.tree.map(lambda m, g: jnp.where(keep, decay * m, 0) + g, state.momentum, gradients)
+        return momentum, _MomentumState(state.step + 1, momentum)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _kernels_only(params: Mapping[str, jax.Array]) -> dict[str, bool]:
+    """True for convolution and linear kernels, False for the scales and offsets of norms and for biases."""
+    return {name: value.ndim > 1 for name, value in params.items()}
+
+
+def sgd(
+    schedule: Schedule,
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    decay_norm_and_bias: bool = True,
+    reset_steps: Collection[int] = (),
+) -> optax.GradientTransformation:
+    """SGD with momentum and coupled weight decay, step for step equal to `torch.optim.SGD`.
+
+        gradient += weight_decay * parameter
+        buffer = momentum * buffer + gradient
+        parameter -= schedule(step) * buffer
+
+    Args:
+      schedule: learning rate by step.
+      momentum: 0 to below 1; no Nesterov.
+      weight_decay: added to the gradient (coupled), not to the update.
+      decay_norm_and_bias: True decays every trainable tensor, as released; False the kernels alone.
+      reset_steps: steps before which the momentum is forgotten; `drop_steps` for the released recipe.
+    """
+    mask = None if decay_norm_and_bias else _kernels_only
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask),
+        _momentum(momentum, reset_steps),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def from_config(config, epochs: int, steps_per_epoch: int) -> tuple[optax.GradientTransformation, Schedule]:
+    """The optimizer and the learning-rate schedule that `config.optimizer` names.
+
+    Raises:
+      InputError: a field is out of its range.
+    """
+    for name in ("learning_rate", "weight_decay", "drop_factor", "warmup_epochs"):
+        if config[name] < 0:
+            raise InputError(f"`optimizer.{name}` must be 0 or more; got {config[name]}.")
+    if not 0 <= config.momentum < 1:
+        raise InputError(f"`optimizer.momentum` must be from 0 to below 1, e.g. 0.9; got {config.momentum}.")
+    drop_epochs = tuple(config.drop_epochs)
+    if any(epoch < 1 for epoch in drop_epochs) or list(drop_epochs) != sorted(set(drop_epochs)):
+        raise InputError(
+            "`optimizer.drop_epochs` must be rising epoch numbers, counted from 1, e.g. (60, 120, 160); "
+            f"got {drop_epochs}."
+        )
+    reset_steps = []
+    if config.schedule == "step":
+        schedule = step_schedule(config.learning_rate, drop_epochs, config.drop_factor, steps_per_epoch)
+        if config.reset_momentum_at_drops:
+            reset_steps = drop_steps(drop_epochs, steps_per_epoch)
+    elif config.schedule == "cosine":
+        if config.warmup_epochs >= epochs:
+            raise InputError(
+                f"`optimizer.warmup_epochs` must be below `epochs`, {epochs}; got {config.warmup_epochs}."
+            )
+        schedule = cosine_schedule(config.learning_rate, config.warmup_epochs, epochs, steps_per_epoch)
+    else:
+        raise InputError(f"`optimizer.schedule` must be 'step' or 'cosine'; got {config.schedule!r}.")
+    optimizer = sgd(
+        schedule,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        decay_norm_and_bias=config.decay_norm_and_bias,
+        reset_steps=reset_steps,
+    )
+    return optimizer, schedule

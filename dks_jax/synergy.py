@@ -1,0 +1,198 @@
+"""The training objective: cross-entropy on every classifier plus weighted pairwise KL divergences.
+
+Everything here is a pure function of logits [classifier, batch, class] in depth order, the main
+classifier last. Which classifier teaches which is one matrix, `teaches[teacher, student]`, so deep
+supervision, DKS and its ablations are matrices and not code paths.
+
+Source: Sun, Yao, Zhou, Zhao, "Deeply-Supervised Knowledge Synergy", CVPR 2019, arXiv:1906.00675;
+`epsilon` as in the code released with it; `alpha` and `temperature` as in Li, Chen, "Dynamic
+Hierarchical Mimicking", CVPR 2020, arXiv:2003.10739.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from dks_jax.errors import InputError
+
+
+def all_pairs(num_classifiers: int) -> np.ndarray:
+    """DKS: every classifier teaches every other one; ones [teacher, student] with a zero diagonal."""
+    return 1.0 - np.eye(num_classifiers)
+
+
+def no_pairs(num_classifiers: int) -> np.ndarray:
+    """Deep supervision alone: no classifier teaches another; zeros [teacher, student]."""
+    return np.zeros((num_classifiers, num_classifiers))
+
+
+def top_down(num_classifiers: int) -> np.ndarray:
+    """Deeper classifiers teach shallower ones; the lower triangle of [teacher, student]."""
+    return np.tril(all_pairs(num_classifiers))
+
+
+def bottom_up(num_classifiers: int) -> np.ndarray:
+    """Shallower classifiers teach deeper ones; the upper triangle of [teacher, student]."""
+    return np.triu(all_pairs(num_classifiers))
+
+
+# The matrix of each training method. The baseline is a network without branches: one classifier, no pair.
+METHODS = {
+    "dks": all_pairs,
+    "ds": no_pairs,
+    "baseline": no_pairs,
+    "top_down": top_down,
+    "bottom_up": bottom_up,
+}
+
+
+def synergy_loss(
+    logits: ArrayLike,
+    teaches: ArrayLike,
+    *,
+    alpha: float = 1.0,
+    temperature: float = 1.0,
+    epsilon: float = 0.0,
+    weights: ArrayLike | None = None,
+) -> jax.Array:
+    """alpha T^2 sum_ts teaches[t, s] KL(p_t || p_s), with the teacher p_t held constant.
+
+    Args:
+      logits: [classifier, batch, class], main classifier last.
+      teaches: [teacher, student], the weight of each ordered pair; the diagonal has no effect.
+      alpha: weight of the whole sum.
+      temperature: T; p = softmax(logits / T).
+      epsilon: p is replaced by (p + epsilon) / (1 + num_classes epsilon) in teacher and student. The
+        released DKS training uses 1e-8; 0 is the exact KL.
+      weights: [batch], weights of the examples in the mean over the batch; None weighs them equally.
+
+    Returns:
+      A scalar in float32, or float64 where the logits are.
+
+    Raises:
+      InputError: the shapes of `logits` and `teaches` do not fit.
+    """
+    logits = _as_stack(logits)
+    teaches = _as_matrix(teaches, logits.shape[0])
+    return _synergy(_pairwise_kl(logits, temperature, epsilon, weights), teaches, alpha, temperature)
+
+
+def objective(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    teaches: ArrayLike,
+    *,
+    names: Sequence[str] | None = None,
+    alpha: float = 1.0,
+    temperature: float = 1.0,
+    epsilon: float = 0.0,
+    weights: ArrayLike | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The whole training loss, sum_i CE(z_i, y) + synergy_loss(z, teaches), and its terms by name.
+
+    Args:
+      logits: [classifier, batch, class], main classifier last.
+      labels: integers [batch], or target probabilities [batch, class] (smoothed, mixed).
+      names: one per classifier, for naming the terms; default branch1, branch2, ..., main.
+      teaches, alpha, temperature, epsilon, weights: as in `synergy_loss`.
+
+    Returns:
+      (total, terms), scalars: terms["cross_entropy/main"] is a cross-entropy and
+      terms["kl/main->branch1"] the divergence KL(p_main || p_branch1) of a teacher and its student,
+      before `teaches`, `alpha` and T^2 weigh it. Every ordered pair is there, taught or not.
+
+    Raises:
+      InputError: the shapes of the arguments do not fit.
+    """
+    logits = _as_stack(logits)
+    num_classifiers = logits.shape[0]
+    teaches = _as_matrix(teaches, num_classifiers)
+    names = classifier_names(num_classifiers) if names is None else tuple(names)
+    if len(names) != num_classifiers:
+        raise InputError(f"`names` must hold one name per classifier, {num_classifiers}; got {names}.")
+
+    cross_entropies = _cross_entropies(jax.nn.log_softmax(logits), labels, weights)
+    kl = _pairwise_kl(logits, temperature, epsilon, weights)
+    total = jnp.sum(cross_entropies) + _synergy(kl, teaches, alpha, temperature)
+    terms = {f"cross_entropy/{name}": cross_entropies[i] for i, name in enumerate(names)}
+    for t, teacher in enumerate(names):
+        for s, student in enumerate(names):
+            if t != s:
+                terms[f"kl/{teacher}->{student}"] = kl[t, s]
+    return total, terms
+
+
+def classifier_names(num_classifiers: int) -> tuple[str, ...]:
+    """Names in depth order: branch1, branch2, ..., main."""
+    return (*(f"branch{i + 1}" for i in range(num_classifiers - 1)), "main")
+
+
+def _as_stack(logits: ArrayLike) -> jax.Array:
+    logits = jnp.asarray(logits)
+    if logits.ndim != 3:
+        raise InputError(
+            f"`logits` must have the shape [classifier, batch, class]; got {logits.shape}: stack the "
+            "classifiers on a first axis, the main one last."
+        )
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def _as_matrix(teaches: ArrayLike, num_classifiers: int) -> jax.Array:
+    teaches = jnp.asarray(teaches)
+    if teaches.shape != (num_classifiers, num_classifiers):
+        raise InputError(
+            "`teaches` must have the shape [teacher, student] with a row and a column per classifier, "
+            f"{(num_classifiers, num_classifiers)}; got {teaches.shape}."
+        )
+    return teaches
+
+
+def _synergy(kl: jax.Array, teaches: jax.Array, alpha: float, temperature: float) -> jax.Array:
+    return alpha * temperature**2 * jnp.sum(teaches.astype(kl.dtype) * kl)
+
+
+def _example_weights(weights: ArrayLike | None, log_p: jax.Array) -> jax.Array:
+    """[batch], summing to one."""
+    batch = log_p.shape[1]
+    if weights is None:
+        return jnp.full(batch, 1.0 / batch, log_p.dtype)
+    weights = jnp.asarray(weights, log_p.dtype)
+    if weights.shape != (batch,):
+        raise InputError(f"`weights` must have the shape [batch], {(batch,)}; got {weights.shape}.")
+    return weights / jnp.sum(weights)
+
+
+def _cross_entropies(log_p: jax.Array, labels: ArrayLike, weights: ArrayLike | None) -> jax.Array:
+    """[classifier]: -sum_c y_c log p_c, averaged over the batch."""
+    _, batch, num_classes = log_p.shape
+    labels = jnp.asarray(labels)
+    if labels.shape == (batch,) and jnp.issubdtype(labels.dtype, jnp.integer):
+        log_p_label = jnp.take_along_axis(log_p, labels[None, :, None], axis=-1)[..., 0]
+    elif labels.shape == (batch, num_classes):
+        log_p_label = jnp.sum(log_p * labels.astype(log_p.dtype), axis=-1)
+    else:
+        raise InputError(
+            f"`labels` must be integers of shape [batch], {(batch,)}, or probabilities of shape "
+            f"[batch, class], {(batch, num_classes)}; got {labels.dtype} of shape {labels.shape}."
+        )
+    return -jnp.sum(log_p_label * _example_weights(weights, log_p), axis=-1)
+
+
+def _pairwise_kl(
+    logits: jax.Array, temperature: float, epsilon: float, weights: ArrayLike | None
+) -> jax.Array:
+    """[teacher, student]: KL(stopgrad p_t || p_s), averaged over the batch.
+
+    One log-softmax and one small matrix product serve all pairs:
+    KL_ts = sum_c p_t log p_t - sum_c p_t log p_s, and the first sum is the diagonal of the second.
+    """
+    log_p = jax.nn.log_softmax(logits / temperature)
+    if epsilon:
+        log_p = jnp.log((jnp.exp(log_p) + epsilon) / (1.0 + logits.shape[-1] * epsilon))
+    p_teacher = jax.lax.stop_gradient(jnp.exp(log_p)) * _example_weights(weights, log_p)[:, None]
+    # The default precision of a float32 product is bfloat16 on TPUs and TF32 on GPUs.
+    cross = jnp.einsum("tbc,sbc->ts", p_teacher, log_p, precision=jax.lax.Precision.HIGHEST)
+    return jax.lax.stop_gradient(jnp.diagonal(cross))[:, None] - cross
