@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import orbax.checkpoint as ocp
@@ -38,7 +38,7 @@ class Checkpoints:
         if step is None:
             return None
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        return cast(State, self._manager.restore(step, args=ocp.args.StandardRestore(target)))
 
     def close(self) -> None:
         """Waits until everything is written."""

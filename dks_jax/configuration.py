@@ -9,11 +9,14 @@ import difflib
 import runpy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import ml_collections
 
 from dks_jax.errors import InputError
+
+# A ConfigDict. Its fields are attributes that no type checker can know.
+Config: TypeAlias = Any
 
 FIELDS: dict[str, type] = {
     "method": str,
@@ -69,7 +72,7 @@ MINIMA = {
 }
 
 
-def load(file: str, overrides: Mapping[str, str]) -> ml_collections.ConfigDict:
+def load(file: str, overrides: Mapping[str, str]) -> Config:
     """The config of `file` ("configs/NAME.py" or "configs/NAME.py:method") with fields replaced.
 
     Args:
@@ -97,7 +100,7 @@ def load(file: str, overrides: Mapping[str, str]) -> ml_collections.ConfigDict:
     return config
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
     """Every field of a config, or of its JSON form, by its dotted name."""
     flat = {}
     for name, value in config.items():
@@ -108,7 +111,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: Config) -> None:
     """Raises InputError for a field that is unknown, missing, of another type or too small.
 
     The fields of `model` other than its name are checked where the model is built.
@@ -129,7 +132,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise InputError(f"`synergy.temperature` must be above 0; got {config.synergy.temperature}.")
 
 
-def _override(config: ml_collections.ConfigDict, field: str, text: str) -> None:
+def _override(config: Config, field: str, text: str) -> None:
     flat = flatten(config)
     if field not in flat:
         raise _unknown(field, flat)

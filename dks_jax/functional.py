@@ -5,7 +5,7 @@ Arrays are named by their attribute path: "stages.0.blocks.1.conv0.kernel" is
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,7 @@ def set_arrays(module: nnx.Module, arrays: Mapping[str, jax.Array]) -> None:
 
 
 def _flatten(state: nnx.State) -> dict[Path, jax.Array]:
-    return traverse_util.flatten_dict(nnx.to_pure_dict(state))
+    return cast(dict[Path, jax.Array], traverse_util.flatten_dict(nnx.to_pure_dict(state)))
 
 
 def _name(path: Path) -> str:

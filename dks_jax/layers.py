@@ -24,7 +24,7 @@ def generator(rngs: nnx.Rngs) -> np.random.Generator:
 
 
 def kaiming_normal(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
-    """Normal with variance 2 / fan-in, as PyTorch's kaiming_normal_ by default; the last axis is the output."""
+    """Normal with variance 2 / fan-in, as PyTorch's kaiming_normal_ by default; the last axis is output."""
     std = math.sqrt(2.0 / math.prod(shape[:-1]))
     return jnp.asarray(generator(rngs).standard_normal(shape, np.float32) * np.float32(std))
 

@@ -64,7 +64,7 @@ def _line(record: Record) -> str:
 
 
 class Progress:
-    """A bar over all steps of a run with loss, error, images/s and time left; lines where there is no terminal.
+    """A bar over all steps of a run with loss, error, images/s and time left; lines without a terminal.
 
     Args:
       total: steps of the whole run.

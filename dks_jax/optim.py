@@ -4,7 +4,7 @@ Schedules are functions of the step number, counted from 0, so that a resumed ru
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import optax
 
 from dks_jax.errors import InputError
 
-Schedule = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
+Schedule = Callable[[Any], Any]  # from the step, an integer or an array, to the learning rate
 
 
 def drop_steps(drop_epochs: Sequence[int], steps_per_epoch: int) -> list[int]:
@@ -62,10 +62,10 @@ def _momentum(decay: float, reset_steps: Collection[int]) -> optax.GradientTrans
     def init(params: optax.Params) -> _MomentumState:
         return _MomentumState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
-    def update(gradients, state, params=None):
+    def update(updates, state, params=None):
         del params
         keep = ~jnp.any(state.step == resets)
-        momentum = jax.tree.map(lambda m, g: jnp.where(keep, decay * m, 0) + g, state.momentum, gradients)
+        momentum = jax.tree.map(lambda m, g: jnp.where(keep, decay * m, 0) + g, state.momentum, updates)
         return momentum, _MomentumState(state.step + 1, momentum)
 
     return optax.GradientTransformation(init, update)

@@ -6,7 +6,7 @@ meaning, and the result does not depend on the number of devices.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +102,7 @@ class Steps:
         Stops after a batch whose loss or one of its terms is not finite: the history ends with it.
         """
         state, done, history = self._train(
-            state, chunk.arrays, chunk.first, chunk.count, feed=feed, batch_size=chunk.batch_size
+            state, chunk.arrays, chunk.first, chunk.num_batches, feed=feed, batch_size=chunk.batch_size
         )
         return state, self._fetch(history, done)
 
@@ -113,11 +113,11 @@ class Steps:
             state.batch_stats,
             chunk.arrays,
             chunk.first,
-            chunk.count,
+            chunk.num_batches,
             feed=feed,
             batch_size=chunk.batch_size,
         )
-        return self._fetch(history, chunk.count)
+        return self._fetch(history, chunk.num_batches)
 
     def _train_chunk(self, state, arrays, first, count, *, feed, batch_size):
         def body(carry):
@@ -146,7 +146,7 @@ class Steps:
 
         gradients, (batch_stats, measured) = jax.grad(loss, has_aux=True)(state.params)
         updates, opt_state = self._optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = cast(Arrays, optax.apply_updates(state.params, updates))
         return TrainState(state.step + 1, params, batch_stats, opt_state), measured
 
     def _evaluate_chunk(self, params, batch_stats, arrays, first, count, *, feed, batch_size):

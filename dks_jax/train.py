@@ -17,17 +17,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 
 from dks_jax import configuration, data, models, optim, workdir
 from dks_jax.checkpoint import Checkpoints, save_weights
+from dks_jax.configuration import Config
 from dks_jax.curves import draw_curves
 from dks_jax.data.feed import Feed
 from dks_jax.errors import InputError
 from dks_jax.logs import MetricsLog, Progress, Record
 from dks_jax.metrics import EpochMeans, Stopwatch, require_finite
-from dks_jax.supervision import backbone_only
 from dks_jax.steps import Devices, Steps, TrainState
+from dks_jax.supervision import backbone_only
 from dks_jax.synergy import METHODS, objective
 
 # Drawing takes a third of a second.
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(argv: Sequence[str]) -> tuple[ml_collections.ConfigDict, Path]:
+def parse(argv: Sequence[str]) -> tuple[Config, Path]:
     """The config and the workdir that a command line asks for."""
     parser = argparse.ArgumentParser(
         "python -m dks_jax.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -79,7 +79,7 @@ class Run(NamedTuple):
     metadata: dict[str, Any]
 
 
-def prepare(config: ml_collections.ConfigDict) -> Run:
+def prepare(config: Config) -> Run:
     """Loads the data and builds the network, the objective, the optimizer and the compiled steps.
 
     Raises:
@@ -125,7 +125,7 @@ def prepare(config: ml_collections.ConfigDict) -> Run:
     return Run(train_feed, test_feed, steps, schedule, config.epochs, metadata)
 
 
-def train(config: ml_collections.ConfigDict, folder: Path) -> None:
+def train(config: Config, folder: Path) -> None:
     """Trains, or goes on training, in `folder`: logs, checkpoints, curves, and at the end the weights.
 
     Raises:
@@ -179,12 +179,12 @@ def train_epoch(
     means = EpochMeans()
     watch.reset()
     for chunk in feed.chunks(epoch):
-        with watch.time(chunk.batch_size, chunk.count):
+        with watch.time(chunk.batch_size, chunk.num_batches):
             state, history = run.steps.train(state, feed, chunk)
         step += len(history["loss"])
         require_finite(history, f"step {step} (epoch {epoch + 1})")
         means.add(history)
-        progress.advance(chunk.count, epoch + 1, means.result(), watch.images_per_second)
+        progress.advance(chunk.num_batches, epoch + 1, means.result(), watch.images_per_second)
     return state, _record(run, "train", epoch, means, watch)
 
 
@@ -193,7 +193,7 @@ def evaluate(run: Run, state: TrainState, epoch: int, watch: Stopwatch) -> Recor
     means = EpochMeans()
     watch.reset()
     for chunk in run.test_feed.chunks(epoch):
-        with watch.time(chunk.batch_size, chunk.count):
+        with watch.time(chunk.batch_size, chunk.num_batches):
             history = run.steps.evaluate(state, run.test_feed, chunk)
         require_finite(history, f"the evaluation after epoch {epoch + 1}")
         means.add(history)
@@ -212,7 +212,7 @@ def _record(run: Run, split: str, epoch: int, means: EpochMeans, watch: Stopwatc
     }
 
 
-def describe(config: ml_collections.ConfigDict, run: Run, state: TrainState) -> str:
+def describe(config: Config, run: Run, state: TrainState) -> str:
     """What is about to be trained, on what, in three lines."""
     model = ", ".join(f"{field} {value}" for field, value in config.model.items() if field != "name")
     params = sum(array.size for array in state.params.values())
@@ -232,8 +232,9 @@ def result(records: Sequence[Record], folder: Path) -> str:
     tests = [record for record in records if record["split"] == "test"]
     best = min(tests, key=lambda record: record["error"])
     return (
-        f"result: test error {tests[-1]['error']:.2f} % after epoch {tests[-1]['epoch']} (best {best['error']:.2f} "
-        f"% at epoch {best['epoch']}); weights in {folder / 'weights'}, curves in {folder / 'curves.png'}"
+        f"result: test error {tests[-1]['error']:.2f} % after epoch {tests[-1]['epoch']} "
+        f"(best {best['error']:.2f} % at epoch {best['epoch']}); "
+        f"weights in {folder / 'weights'}, curves in {folder / 'curves.png'}"
     )
 
 

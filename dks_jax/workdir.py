@@ -7,16 +7,15 @@ from importlib import metadata
 from pathlib import Path
 
 import jax
-import ml_collections
 
-from dks_jax.configuration import flatten
+from dks_jax.configuration import Config, flatten
 from dks_jax.errors import InputError
 from dks_jax.logs import write_text
 
 PACKAGES = ("dks-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def check(folder: Path, config: ml_collections.ConfigDict) -> None:
+def check(folder: Path, config: Config) -> None:
     """Checks that `folder` is new, or the folder of a run with the same config.
 
     Raises:
@@ -41,7 +40,7 @@ def check(folder: Path, config: ml_collections.ConfigDict) -> None:
         )
 
 
-def create(folder: Path, config: ml_collections.ConfigDict) -> None:
+def create(folder: Path, config: Config) -> None:
     """Makes the folder and its config.json: config, versions, devices and commit.
 
     Raises:

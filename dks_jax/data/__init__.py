@@ -5,7 +5,7 @@ from jax.typing import DTypeLike
 from dks_jax.data import cifar, digits, folder
 from dks_jax.data.augment import PAD_MODES
 from dks_jax.data.feed import Placement
-from dks_jax.data.images import ImageData, first_per_class
+from dks_jax.data.images import ImageData, Split, first_per_class
 from dks_jax.data.resident import EvaluationFeed, Preparation, TrainingFeed
 from dks_jax.errors import InputError
 
@@ -13,9 +13,11 @@ from dks_jax.errors import InputError
 DIGITS_SPLIT_SEED = 0
 
 SOURCES = {
-    "digits": lambda config: digits.load(DIGITS_SPLIT_SEED),
-    "cifar": lambda config: cifar.load(config.root, config.name),
-    "folder": lambda config: folder.load(config.root, config.image_size),
+    "digits": lambda config: _reduced(digits.load(DIGITS_SPLIT_SEED), config),
+    "cifar": lambda config: _reduced(cifar.load(config.root, config.name), config),
+    "folder": lambda config: folder.load(
+        config.root, config.image_size, config.train_per_class, config.test_per_class
+    ),
 }
 
 
@@ -27,10 +29,16 @@ def load(config) -> ImageData:
     """
     if config.source not in SOURCES:
         raise InputError(f"`data.source` must be one of {', '.join(SOURCES)}; got {config.source!r}.")
-    images = SOURCES[config.source](config)
+    return SOURCES[config.source](config)
+
+
+def _reduced(images: ImageData, config) -> ImageData:
+    def first(split: Split, count: int) -> Split:
+        kept = first_per_class(split.labels, count)
+        return Split(split.images[kept], split.labels[kept])
+
     return images._replace(
-        train=first_per_class(images.train, config.train_per_class),
-        test=first_per_class(images.test, config.test_per_class),
+        train=first(images.train, config.train_per_class), test=first(images.test, config.test_per_class)
     )
 
 

@@ -1,10 +1,8 @@
-"""Random crops and flips of images that live on the devices, and normalisation; run inside the jitted step."""
-
-from collections.abc import Sequence
+"""Random crops, flips and normalisation of images that live on the devices, inside the jitted step."""
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
 PAD_MODES = ("reflect", "zero")
 
@@ -55,7 +53,7 @@ def _reflect(coordinates: jax.Array, size: int) -> jax.Array:
 
 
 def normalise(
-    images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: DTypeLike = jnp.float32
+    images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...], dtype: DTypeLike = jnp.float32
 ) -> jax.Array:
     """(images / 255 - mean) / std per channel, in float32 or wider and then cast to `dtype`.
 
@@ -64,7 +62,5 @@ def normalise(
     """
     wide = jnp.promote_types(dtype, jnp.float32)
 
-    def per_channel(values: ArrayLike) -> jax.Array:
-        return jnp.asarray(values, wide)
-
-    return ((images.astype(wide) / 255 - per_channel(mean)) / per_channel(std)).astype(dtype)
+    scaled = images.astype(wide) / 255
+    return ((scaled - jnp.asarray(mean, wide)) / jnp.asarray(std, wide)).astype(dtype)

@@ -6,18 +6,17 @@ https://www.cs.toronto.edu/~kriz/cifar.html
 
 import contextlib
 import hashlib
-import io
 import os
 import pickle
-import pickletools
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from dks_jax.data import plain_pickle
 from dks_jax.data.images import ImageData, Split
 from dks_jax.errors import InputError
 
@@ -80,19 +79,6 @@ LABEL_KEYS = {"cifar10": "labels", "cifar100": "fine_labels"}
 NAME_KEYS = {"cifar10": "label_names", "cifar100": "fine_label_names"}
 ROW_BYTES = 3 * 32 * 32
 
-# All that a pickled dictionary of arrays, lists and strings refers to.
-PICKLE_GLOBALS = frozenset(
-    {
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy.core.numeric", "_frombuffer"),
-        ("numpy._core.numeric", "_frombuffer"),
-        ("_codecs", "encode"),
-    }
-)
-
 
 def load(root: str, name: str) -> ImageData:
     """Reads CIFAR-10 ("cifar10") or CIFAR-100 with its 100 fine labels ("cifar100").
@@ -107,11 +93,11 @@ def load(root: str, name: str) -> ImageData:
     arrays, a label out of range, a wrong checksum and a failed download.
     """
     if name not in CLASS_COUNTS:
-        raise InputError(f"name is {name!r}, give one of {', '.join(CLASS_COUNTS)}")
+        raise InputError(f"`data.name` must be one of {', '.join(CLASS_COUNTS)}; got {name!r}.")
     folder = Path(root).expanduser()
     if folder.exists() and not folder.is_dir():
         raise InputError(
-            f"root is {root}, which is a file; give a folder that holds the data or is to hold it"
+            f"`data.root` must be a folder that holds the data or is to hold it; {root} is a file."
         )
     found = _find(folder, name)
     if found is None:
@@ -156,12 +142,12 @@ def _check(archive: Path, source: Archive) -> None:
             md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     except OSError as error:
         raise InputError(
-            f"{archive} cannot be read ({error.strerror}); delete it or make it readable"
+            f"{archive} cannot be read ({error.strerror}); delete it or make it readable."
         ) from error
     if md5 != source.md5:
         raise InputError(
             f"{archive} has the MD5 sum {md5}, expected {source.md5}; delete it and download it again"
-            f" from {source.url}"
+            f" from {source.url}."
         )
 
 
@@ -182,12 +168,12 @@ def _download(archive: Path, source: Archive) -> None:
     except OSError as error:
         raise InputError(
             f"{archive} is absent and could not be downloaded ({type(error).__name__}); download {source.url}"
-            f" elsewhere and put the file into {archive.parent}"
+            f" elsewhere and put the file into {archive.parent}."
         ) from error
     except ValueError as error:
         raise InputError(
             f"{archive} was downloaded with another MD5 sum than the expected {source.md5}; try again or"
-            f" download {source.url} elsewhere and put the file into {archive.parent}"
+            f" download {source.url} elsewhere and put the file into {archive.parent}."
         ) from error
     finally:
         if not archive.exists():
@@ -209,7 +195,7 @@ def _unpack(archive: Path, folder: str) -> None:
         if not target.is_dir():
             raise InputError(
                 f"{archive} could not be unpacked ({error.strerror}); make room, or unpack it by hand in"
-                f" {archive.parent}"
+                f" {archive.parent}."
             ) from error
 
 
@@ -256,7 +242,17 @@ def _read_class_names(path: Path, name: str, layout: Layout) -> tuple[str, ...]:
         raise _damaged(path, "has no list of class names")
     if len(names) != classes:
         raise _damaged(path, f"has {len(names)} class names, not {classes}")
-    return tuple(_text(entry) for entry in names)
+    return tuple(plain_pickle.text(entry) for entry in names)
+
+
+def _unpickle(path: Path) -> dict[str, object]:
+    """Reads a pickled dictionary, running nothing."""
+    try:
+        return plain_pickle.loads(_read(path))
+    except plain_pickle.RefusedError as error:
+        raise _damaged(path, f"refers to {error}, which no CIFAR file needs and is not run") from error
+    except pickle.UnpicklingError as error:
+        raise _damaged(path, f"is no complete pickle of a CIFAR file ({error})") from error
 
 
 def _read(path: Path) -> bytes:
@@ -269,81 +265,4 @@ def _read(path: Path) -> bytes:
 
 def _damaged(path: Path, finding: str) -> InputError:
     """The error about a file of the data set, with the remedy that all of them share."""
-    return InputError(f"{path} {finding}; delete its folder to have the data downloaded again")
-
-
-class _Held:
-    """What a pickle asks to be called, and with what: recorded, never done."""
-
-    def __init__(self, name: str, arguments: tuple[Any, ...] = ()) -> None:
-        self.name = name
-        self.arguments = arguments
-        self.state: Any = None
-
-    def __call__(self, *arguments: Any) -> "_Held | bytes":
-        if self.name == "encode":
-            # Python 3 writes bytes this way up to protocol 2, dictionary keys among them.
-            return _encode(*arguments)
-        return _Held(self.name, arguments)
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _Unpickler(pickle.Unpickler):
-    """Reads dictionaries, lists, strings and numbers, and holds arrays as _Held."""
-
-    def __init__(self, content: bytes, path: Path) -> None:
-        super().__init__(io.BytesIO(content), encoding="bytes")
-        self.path = path
-
-    def find_class(self, module: str, name: str) -> _Held:
-        if (module, name) not in PICKLE_GLOBALS:
-            raise _damaged(self.path, f"refers to {module}.{name}, which no CIFAR file needs and is not run")
-        return _Held(name)
-
-
-def _unpickle(path: Path) -> dict[str, object]:
-    """Reads a pickled dictionary by its keys, its arrays rebuilt."""
-    content = _read(path)
-    try:
-        for opcode, index, _ in pickletools.genops(content):
-            # The unpickler allocates a table as long as the largest index: a damaged byte could fill memory.
-            if opcode.name in ("PUT", "LONG_BINPUT") and isinstance(index, int) and index > len(content):
-                raise ValueError(index)
-        pickled = _Unpickler(content, path).load()
-        return {
-            _text(key): _array(value) if isinstance(value, _Held) else value for key, value in pickled.items()
-        }
-    except InputError:
-        raise
-    # Not a list of types: the pickle module says of damaged input only that many exceptions are possible.
-    except Exception as error:
-        raise _damaged(path, f"is no complete pickle of a CIFAR file ({type(error).__name__})") from error
-
-
-def _array(held: _Held) -> np.ndarray:
-    """Rebuilds an array from the arguments of numpy's two pickling functions; any exception means damage."""
-    if held.name == "_frombuffer":
-        content, dtype, shape, order = held.arguments
-    else:
-        _, shape, dtype, fortran, content = held.state
-        order = "F" if fortran else "C"
-    byte_order = _text(dtype.state[1])
-    return np.frombuffer(content, byte_order + _text(dtype.arguments[0])).reshape(shape, order=order)
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """Turns text into the bytes that it stands for; ValueError for another encoding than Python writes."""
-    if encoding != "latin1":
-        raise ValueError(encoding)
-    return text.encode("latin1")
-
-
-def _text(value: object) -> str:
-    """Turns a string of either Python version into str; TypeError for anything else."""
-    if isinstance(value, bytes):
-        return value.decode("latin1")
-    if isinstance(value, str):
-        return value
-    raise TypeError(type(value))
+    return InputError(f"{path} {finding}; delete its folder to have the data downloaded again.")

@@ -20,7 +20,7 @@ def load(split_seed: int) -> ImageData:
     Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI (1998), the test part.
     """
     if not 0 <= split_seed < 2**32:
-        raise InputError(f"split_seed is {split_seed}, give a whole number from 0 to {2**32 - 1}")
+        raise InputError(f"split_seed is {split_seed}, give a whole number from 0 to {2**32 - 1}.")
     # Imported late: scikit-learn takes a second to import and only this source needs it.
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split

@@ -28,14 +28,14 @@ class Chunk(NamedTuple):
     """Consecutive batches that one call of the compiled step works through.
 
     arrays: pytree on the devices, whatever the feed's `batch` needs.
-    first: number of the first batch within the epoch.
-    count: number of batches.
+    first: index of the first batch within the epoch.
+    num_batches: how many there are.
     batch_size: images in each.
     """
 
     arrays: Any
     first: int
-    count: int
+    num_batches: int
     batch_size: int
 
 

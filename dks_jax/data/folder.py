@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dks_jax.data.images import ImageData, Split
+from dks_jax.data.images import ImageData, Split, first_per_class
 from dks_jax.errors import InputError
 
 EXTENSIONS = frozenset(
@@ -17,8 +17,10 @@ EXTENSIONS = frozenset(
 HELD_OUT_NAMES = ("test", "val")
 
 
-def load(root: str, image_size: int) -> ImageData:
+def load(root: str, image_size: int, train_per_class: int = 0, test_per_class: int = 0) -> ImageData:
     """Reads root/train and root/test (or root/val) as uint8 [example, image_size, image_size, 3] in RGB.
+
+    Of every class the first train_per_class and test_per_class images are taken, 0 for all.
 
     The classes are the sorted class folders of train. Everything is listed before the first image is
     decoded, so that a misplaced folder is reported at once.
@@ -28,20 +30,17 @@ def load(root: str, image_size: int) -> ImageData:
     """
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        raise InputError(f"root is {root}, which is no folder; give one that holds train and test (or val)")
+        raise InputError(
+            f"`data.root` must be a folder that holds train and test (or val); there is no folder {root!r}."
+        )
     held_out = [name for name in HELD_OUT_NAMES if (folder / name).is_dir()]
     if len(held_out) != 1:
         found = "both test and val" if held_out else "neither test nor val"
-        raise InputError(f"root is {root}, which holds {found}; keep exactly one as the held-out split")
+        raise InputError(f"`data.root` must hold exactly one of test and val; {root} holds {found}.")
     names = class_names(folder / "train")
-    train = list_images(folder / "train", names)
-    test = list_images(folder / held_out[0], names)
+    train = _keep(*list_images(folder / "train", names), train_per_class)
+    test = _keep(*list_images(folder / held_out[0], names), test_per_class)
     return ImageData(_decode_all(*train, image_size), _decode_all(*test, image_size), names)
-
-
-def load_split(split_folder: Path, names: tuple[str, ...], image_size: int) -> Split:
-    """Reads split_folder/<class>/<image> as load does; a label is the position of the class in names."""
-    return _decode_all(*list_images(split_folder, names), image_size)
 
 
 def class_names(split_folder: Path) -> tuple[str, ...]:
@@ -50,12 +49,12 @@ def class_names(split_folder: Path) -> tuple[str, ...]:
     Raises InputError where the split is absent or has no class folder.
     """
     if not split_folder.is_dir():
-        raise InputError(f"{split_folder} is no folder; put one folder of images per class there")
+        raise InputError(f"{split_folder} is no folder; put one folder of images per class there.")
     names = sorted(
         entry.name for entry in split_folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
     )
     if not names:
-        raise InputError(f"{split_folder} holds no class folder; put one folder of images per class there")
+        raise InputError(f"{split_folder} holds no class folder; put one folder of images per class there.")
     return tuple(names)
 
 
@@ -72,13 +71,13 @@ def list_images(split_folder: Path, names: tuple[str, ...]) -> tuple[list[Path],
     for name in class_names(split_folder):
         if name not in names:
             raise InputError(
-                f"{split_folder / name} is no class of the training split; remove it or add it there"
+                f"{split_folder / name} is no class of the training split; remove it or add it there."
             )
         found = sorted(path for path in (split_folder / name).rglob("*") if _is_image(path, split_folder))
         if not found:
             raise InputError(
                 f"{split_folder / name} holds no image; remove it or add files that end in one of"
-                f" {', '.join(sorted(EXTENSIONS))}"
+                f" {', '.join(sorted(EXTENSIONS))}."
             )
         paths += found
         labels += [names.index(name)] * len(found)
@@ -100,14 +99,20 @@ def decode(path: Path, image_size: int) -> np.ndarray:
     # Not a list of types: on bad bytes the plugins raise OSError, SyntaxError, struct.error and others.
     except Exception as error:
         raise InputError(
-            f"{path} cannot be decoded as an image ({type(error).__name__}); replace or remove it"
+            f"{path} cannot be decoded as an image ({type(error).__name__}); replace or remove it."
         ) from error
     if mode.startswith(("I", "F")):
         # Pillow converts these by cutting off everything above 255, which leaves a white image.
-        raise InputError(f"{path} has the pixel mode {mode}; save it with 8 bits per channel")
+        raise InputError(f"{path} has the pixel mode {mode}; save it with 8 bits per channel.")
     if rgb.size != (image_size, image_size):
         rgb = rgb.resize((image_size, image_size), Image.Resampling.BICUBIC)
     return np.asarray(rgb)
+
+
+def _keep(paths: list[Path], labels: np.ndarray, per_class: int) -> tuple[list[Path], np.ndarray]:
+    """Takes the first images of every class."""
+    kept = first_per_class(labels, per_class)
+    return [paths[i] for i in kept], labels[kept]
 
 
 def _is_image(path: Path, split_folder: Path) -> bool:
@@ -120,7 +125,7 @@ def _is_image(path: Path, split_folder: Path) -> bool:
 def _decode_all(paths: list[Path], labels: np.ndarray, image_size: int) -> Split:
     """Decodes the files in threads (Pillow releases the interpreter lock) into one array."""
     if image_size < 1:
-        raise InputError(f"image_size is {image_size}, give the side in pixels, 1 or more")
+        raise InputError(f"`data.image_size` must be the side in pixels, 1 or more; got {image_size}.")
     images = np.empty((len(paths), image_size, image_size, 3), dtype=np.uint8)
 
     def fill(position: int) -> None:

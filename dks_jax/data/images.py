@@ -26,22 +26,24 @@ class ImageData(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def first_per_class(split: Split, count: int) -> Split:
-    """Keeps the first count images of every class, in the original order; count 0 keeps everything.
+def first_per_class(labels: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the first `count` examples of every class, rising; of all examples where `count` is 0.
 
     The classes are 0 to the largest label that occurs.
 
-    Raises InputError for a negative count and for a class with fewer than count images.
+    Raises:
+      InputError: `count` is negative, or a class has fewer examples.
     """
     if count < 0:
-        raise InputError(f"count is {count}, give 0 for all images or how many to keep of every class")
+        raise InputError(f"The number of images to keep per class must be 0 (all) or more; got {count}.")
     if count == 0:
-        return split
-    keep = np.zeros(len(split.labels), dtype=bool)
-    for label, available in enumerate(np.bincount(split.labels)):
+        return np.arange(len(labels))
+    kept = []
+    for label, available in enumerate(np.bincount(labels)):
         if available < count:
             raise InputError(
-                f"count is {count}, but class {label} has only {available} images; give at most that, or 0"
+                f"The number of images to keep per class must be at most {available}, which class {label} "
+                f"has, or 0 for all; got {count}."
             )
-        keep[np.flatnonzero(split.labels == label)[:count]] = True
-    return Split(split.images[keep], split.labels[keep])
+        kept.append(np.flatnonzero(labels == label)[:count])
+    return np.sort(np.concatenate(kept))

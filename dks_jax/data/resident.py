@@ -130,7 +130,7 @@ class EvaluationFeed:
 
 
 def _paced(arrays: Any, num_batches: int, batch_size: int, max_count: int) -> Iterator[Chunk]:
-    """Chunks of as many batches as take about SECONDS_PER_CALL, at most `max_count`, judged by the chunk before.
+    """Chunks of so many batches as take about SECONDS_PER_CALL, going by the chunk before; max_count at most.
 
     How an epoch is cut into chunks has no influence on its result.
     """

@@ -1,0 +1,193 @@
+"""The objective against values computed by hand, a loop over pairs in float64, and its properties."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+
+import dks_jax
+from dks_jax import synergy
+from dks_jax.errors import InputError
+
+
+def stacks(classifiers=st.integers(1, 4)):
+    """Logits [classifier, batch, class] of sizes and scales such as training meets."""
+    shapes = st.tuples(classifiers, st.integers(1, 5), st.integers(2, 7))
+    return shapes.flatmap(
+        lambda shape: st_numpy.arrays(np.float32, shape, elements=st.floats(-8, 8, width=32))
+    )
+
+
+def softmax(logits):
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def loop_over_pairs(logits, teaches, epsilon=0.0, temperature=1.0):
+    """The definition, term by term, in float64."""
+    p = softmax(np.asarray(logits, np.float64) / temperature)
+    p = (p + epsilon) / (1 + p.shape[-1] * epsilon)
+    total = 0.0
+    for t, s in itertools.permutations(range(len(p)), 2):
+        total += teaches[t, s] * np.mean(np.sum(p[t] * np.log(p[t] / p[s]), axis=-1))
+    return total
+
+
+def test_two_classifiers_by_hand():
+    # p_0 = (1/2, 1/2), p_1 = (3/4, 1/4).
+    # KL(p_0 || p_1) = ln(2/3)/2 + ln(2)/2 = 0.143841; KL(p_1 || p_0) = 3/4 ln(3/2) + 1/4 ln(1/2) = 0.130812.
+    logits = jnp.log(jnp.array([[[0.5, 0.5]], [[0.75, 0.25]]]))
+    total, terms = dks_jax.objective(logits, jnp.array([0]), dks_jax.all_pairs(2), names=("early", "main"))
+    assert terms["kl/early->main"] == pytest.approx(0.143841, abs=1e-6)
+    assert terms["kl/main->early"] == pytest.approx(0.130812, abs=1e-6)
+    assert terms["cross_entropy/early"] == pytest.approx(0.693147, abs=1e-6)  # ln 2
+    assert terms["cross_entropy/main"] == pytest.approx(0.287682, abs=1e-6)  # ln 4/3
+    assert total == pytest.approx(0.143841 + 0.130812 + 0.693147 + 0.287682, abs=2e-6)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-8, 1e-3])
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@given(logits=stacks())
+@settings(max_examples=25, deadline=None)
+def test_stacked_equals_the_loop_over_pairs(logits, epsilon, temperature):
+    teaches = np.random.default_rng(0).random((len(logits), len(logits)))
+    with jax.enable_x64(True):
+        stacked = dks_jax.synergy_loss(
+            jnp.asarray(logits, jnp.float64), teaches, epsilon=epsilon, temperature=temperature, alpha=0.5
+        )
+    expected = 0.5 * temperature**2 * loop_over_pairs(logits, teaches, epsilon, temperature)
+    np.testing.assert_allclose(stacked, expected, rtol=1e-10, atol=1e-12)
+
+
+@given(logits=stacks())
+@settings(max_examples=25, deadline=None)
+def test_float32_is_close_to_float64(logits):
+    teaches = dks_jax.all_pairs(len(logits))
+    expected = loop_over_pairs(logits, teaches, epsilon=1e-8)
+    # The two sums whose difference is the divergence are at most the largest |log p|, here below 20.
+    np.testing.assert_allclose(
+        dks_jax.synergy_loss(logits, teaches, epsilon=1e-8), expected, rtol=1e-5, atol=2e-5
+    )
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-8])
+@given(logits=stacks(st.integers(2, 4)))
+@settings(max_examples=25, deadline=None)
+def test_gradient_reaches_only_the_student(logits, epsilon):
+    for teacher, student in itertools.permutations(range(len(logits)), 2):
+        teaches = np.zeros((len(logits), len(logits)))
+        teaches[teacher, student] = 1.0
+        gradient = jax.grad(lambda z, w=teaches: dks_jax.synergy_loss(z, w, epsilon=epsilon))(logits)
+        others = np.delete(gradient, student, axis=0)
+        np.testing.assert_array_equal(others, np.zeros_like(others))
+
+
+def test_the_student_is_drawn_to_its_teacher():
+    # d KL(p_t || softmax(z)) / dz = softmax(z) - p_t, divided by the batch of 2.
+    logits = np.random.default_rng(1).normal(size=(2, 2, 3)).astype(np.float32)
+    gradient = jax.grad(dks_jax.synergy_loss)(logits, np.array([[0, 1], [0, 0]]))
+    np.testing.assert_allclose(gradient[1], (softmax(logits[1]) - softmax(logits[0])) / 2, atol=1e-6)
+
+
+@given(logits=stacks())
+@settings(max_examples=25, deadline=None)
+def test_top_down_plus_bottom_up_equals_dks(logits):
+    n = len(logits)
+    np.testing.assert_array_equal(dks_jax.top_down(n) + dks_jax.bottom_up(n), dks_jax.all_pairs(n))
+    halves = dks_jax.synergy_loss(logits, dks_jax.top_down(n)) + dks_jax.synergy_loss(
+        logits, dks_jax.bottom_up(n)
+    )
+    np.testing.assert_allclose(
+        halves, dks_jax.synergy_loss(logits, dks_jax.all_pairs(n)), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_top_down_is_deep_to_shallow():
+    # Depth order: index 2 is the main classifier and teaches; index 0 is the shallowest and is taught.
+    np.testing.assert_array_equal(dks_jax.top_down(3), [[0, 0, 0], [1, 0, 0], [1, 1, 0]])
+    np.testing.assert_array_equal(dks_jax.bottom_up(3), [[0, 1, 1], [0, 0, 1], [0, 0, 0]])
+
+
+@given(logits=stacks(), data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_zero_matrix_equals_deep_supervision(logits, data):
+    labels = np.array(data.draw(st.lists(st.integers(0, logits.shape[2] - 1), min_size=5, max_size=5)))
+    labels = labels[: logits.shape[1]]
+    total, terms = dks_jax.objective(logits, labels, dks_jax.no_pairs(len(logits)))
+    p = softmax(logits.astype(np.float64))
+    expected = [-np.mean(np.log(p[i, np.arange(len(labels)), labels])) for i in range(len(logits))]
+    np.testing.assert_allclose(total, sum(expected), rtol=1e-5, atol=1e-6)
+    names = synergy.classifier_names(len(logits))
+    np.testing.assert_allclose([terms[f"cross_entropy/{n}"] for n in names], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-8])
+@given(logits=stacks(st.just(1)), copies=st.integers(2, 4))
+@settings(max_examples=25, deadline=None)
+def test_sum_is_zero_where_all_classifiers_agree(logits, copies, epsilon):
+    agreeing = np.repeat(logits, copies, axis=0)
+    loss = dks_jax.synergy_loss(agreeing, dks_jax.all_pairs(copies), epsilon=epsilon)
+    assert abs(loss) < 1e-5  # up to 12 pairs of entropies below 2, in float32
+
+
+def test_soft_targets_of_one_class_equal_integer_labels():
+    logits = np.random.default_rng(2).normal(size=(3, 4, 5)).astype(np.float32)
+    labels = np.array([0, 4, 2, 2])
+    hard, _ = dks_jax.objective(logits, labels, dks_jax.all_pairs(3))
+    soft, _ = dks_jax.objective(logits, np.eye(5)[labels], dks_jax.all_pairs(3))
+    np.testing.assert_allclose(hard, soft, rtol=1e-6)
+
+
+def test_examples_of_weight_zero_do_not_count():
+    logits = np.random.default_rng(3).normal(size=(3, 4, 5)).astype(np.float32)
+    labels = np.array([0, 4, 2, 2])
+    padded, _ = dks_jax.objective(logits, labels, dks_jax.all_pairs(3), weights=np.array([1, 1, 1, 0]))
+    alone, _ = dks_jax.objective(logits[:, :3], labels[:3], dks_jax.all_pairs(3))
+    np.testing.assert_allclose(padded, alone, rtol=1e-6)
+
+
+def test_bfloat16_logits_are_computed_in_float32():
+    logits = jnp.asarray(np.random.default_rng(4).normal(size=(3, 8, 10)), jnp.bfloat16)
+    loss = dks_jax.synergy_loss(logits, dks_jax.all_pairs(3))
+    assert loss.dtype == jnp.float32
+    np.testing.assert_allclose(loss, loop_over_pairs(logits, dks_jax.all_pairs(3)), rtol=1e-4)
+
+
+def test_large_logits_stay_finite():
+    logits = np.array([[[1000.0, -1000.0]], [[-1000.0, 1000.0]]], np.float32)
+    (total, _), gradient = jax.value_and_grad(dks_jax.objective, has_aux=True)(
+        logits, np.array([0]), dks_jax.all_pairs(2), epsilon=1e-8
+    )
+    assert np.isfinite(total)
+    assert np.isfinite(gradient).all()
+
+
+def test_a_random_mask_can_be_traced():
+    logits = np.random.default_rng(5).normal(size=(3, 4, 5)).astype(np.float32)
+    mask = (np.random.default_rng(6).random((3, 3)) < 0.5).astype(np.float32)
+    np.testing.assert_allclose(
+        jax.jit(dks_jax.synergy_loss)(logits, mask), dks_jax.synergy_loss(logits, mask), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "teaches", "message"),
+    [
+        ((4, 5), (4,), (3, 3), r"`logits` must have the shape \[classifier, batch, class\]; got \(4, 5\)"),
+        ((3, 4, 5), (4,), (2, 2), r"`teaches` must have .*\(3, 3\); got \(2, 2\)"),
+        ((3, 4, 5), (3,), (3, 3), r"`labels` must be integers of shape \[batch\], \(4,\)"),
+    ],
+)
+def test_wrong_shapes_are_named(logits, labels, teaches, message):
+    with pytest.raises(InputError, match=message):
+        dks_jax.objective(np.zeros(logits), np.zeros(labels, int), np.zeros(teaches))
+
+
+def test_labels_that_are_floats_but_no_probabilities_are_refused():
+    with pytest.raises(InputError, match="got float32"):
+        dks_jax.objective(np.zeros((2, 4, 5)), np.zeros(4, np.float32), np.zeros((2, 2)))
