@@ -160,5 +160,5 @@ def _fits(value: Any, expected: type) -> bool:
 
 def _unknown(field: str, known: Mapping[str, Any]) -> InputError:
     close = difflib.get_close_matches(field, known, n=1)
-    hint = f"did you mean `{close[0]}`?" if close else f"the fields are {', '.join(known)}."
-    return InputError(f"The config has no field `{field}`; {hint}")
+    accepted = f"the closest one is `{close[0]}`" if close else f"the fields are {', '.join(known)}"
+    return InputError(f"The config has no field `{field}`; {accepted}.")

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -49,10 +49,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong command line as every other wrong input is reported."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[0].upper()}{message[1:]}; see python -m dks_jax.train --help.")
+
+
 def parse(argv: Sequence[str]) -> tuple[Config, Path]:
     """The config and the workdir that a command line asks for."""
-    parser = argparse.ArgumentParser(
-        "python -m dks_jax.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser(
+        "python -m dks_jax.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE[:METHOD]", help="config file and method")
     parser.add_argument("--workdir", type=Path, help="default: runs/<config>-<method>-seed<seed>")

@@ -381,7 +381,7 @@ def test_wrong_class_names_are_refused(tmp_path: Path, names: object, message: s
 
 
 def test_an_unknown_name_and_a_file_as_root_are_refused(tmp_path: Path):
-    with pytest.raises(InputError, match="`data.name` must be one of cifar10, cifar100; got 'cifar20'"):
+    with pytest.raises(InputError, match=r"`data.name` must be one of cifar10, cifar100; got 'cifar20'"):
         cifar.load(str(tmp_path), "cifar20")
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match="is a file"):

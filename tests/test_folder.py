@@ -194,7 +194,7 @@ def test_an_empty_class_and_an_empty_split_are_named(root: Path):
 
 
 def test_an_image_size_below_one_is_refused(root: Path):
-    with pytest.raises(InputError, match="`data.image_size` must be .* got 0"):
+    with pytest.raises(InputError, match=r"`data.image_size` must be .* got 0"):
         folder.load(str(root), 0)
 
 

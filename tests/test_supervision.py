@@ -23,7 +23,7 @@ class Scale(nnx.Module):
 
 
 def marked_network():
-    """Stem 2, stages 3, 5, 7, head 11; branch 1 after stage 0 through 13 and 17, branch 2 after stage 1 by 19."""
+    """Stem 2, stages 3, 5, 7, head 11; branch 1 after stage 0: 13, head 17; branch 2 after 1: head 19."""
     branches = [Branch(0, [Scale(13)], Scale(17)), Branch(1, [], Scale(19))]
     return DeeplySupervised(Scale(2), [Scale(3), Scale(5), Scale(7)], Scale(11), branches)
 

@@ -1,0 +1,58 @@
+"""Means over an epoch by hand, speed, and the report of a divergence."""
+
+import numpy as np
+import pytest
+
+from dks_jax import metrics
+
+
+def history(examples, loss, main, branch1):
+    return {
+        "examples": np.array(examples, np.float32),
+        "loss": np.array(loss, np.float32),
+        "errors/main": np.array(main, np.float32),
+        "errors/branch1": np.array(branch1, np.float32),
+    }
+
+
+def test_a_smaller_last_batch_weighs_less():
+    means = metrics.EpochMeans()
+    means.add(history([8, 8], [1.0, 2.0], [4, 0], [8, 8]))
+    means.add(history([4], [3.0], [1], [0]))
+    # Loss (8 * 1 + 8 * 2 + 4 * 3) / 20 = 1.8; errors 5 and 16 of 20.
+    assert means.num_examples == 20
+    assert means.result() == pytest.approx(
+        {"loss": 1.8, "error": 25.0, "error/main": 25.0, "error/branch1": 80.0}
+    )
+
+
+def test_the_means_do_not_depend_on_the_chunks():
+    losses = np.random.default_rng(0).normal(size=12).tolist()
+    whole, parts = metrics.EpochMeans(), metrics.EpochMeans()
+    whole.add(history([3] * 12, losses, [1] * 12, [0] * 12))
+    for loss in losses:
+        parts.add(history([3], [loss], [1], [0]))
+    assert whole.result() == parts.result()
+
+
+def test_compilation_does_not_count_as_speed(monkeypatch):
+    clock = iter([0.0, 10.0, 10.0, 12.0, 20.0, 21.0])
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(clock))
+    watch = metrics.Stopwatch()
+    with watch.time(batch_size=8, num_batches=1):  # 10 s, with compilation
+        pass
+    assert watch.images_per_second == pytest.approx(0.8)
+    with watch.time(batch_size=8, num_batches=4):  # 2 s
+        pass
+    assert watch.images_per_second == pytest.approx(16.0)
+    watch.reset()
+    with watch.time(batch_size=8, num_batches=1):  # 1 s; compiled before the reset
+        pass
+    assert watch.images_per_second == pytest.approx(8.0)
+
+
+def test_a_divergence_names_the_place_and_every_bad_value():
+    bad = history([8, 8], [1.0, np.nan], [4, 0], [8, 8])
+    with pytest.raises(metrics.DivergedError, match=r"diverged at step 7 \(epoch 2\): loss = nan; lower"):
+        metrics.require_finite(bad, "step 7 (epoch 2)")
+    metrics.require_finite(history([8], [1.0], [4], [8]), "step 1")

@@ -1,0 +1,89 @@
+"""Schedules by hand-computed values, and the momentum reset; test_parity compares SGD with PyTorch."""
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+from dks_jax import optim
+from dks_jax.errors import InputError
+
+
+def test_a_drop_at_epoch_60_comes_after_59_whole_epochs():
+    schedule = optim.step_schedule(0.1, (60, 120, 160), 0.2, steps_per_epoch=391)
+    steps = [0, 59 * 391 - 1, 59 * 391, 119 * 391 - 1, 119 * 391, 159 * 391 - 1, 159 * 391, 200 * 391]
+    expected = [0.1, 0.1, 0.02, 0.02, 0.004, 0.004, 0.0008, 0.0008]
+    np.testing.assert_allclose([schedule(step) for step in steps], expected, rtol=1e-6)
+
+
+def test_no_drop_keeps_the_learning_rate():
+    schedule = optim.step_schedule(0.1, (), 0.2, steps_per_epoch=10)
+    np.testing.assert_allclose([schedule(0), schedule(10**6)], [0.1, 0.1], rtol=1e-6)
+
+
+def test_cosine_rises_linearly_and_falls_to_zero():
+    schedule = optim.cosine_schedule(0.4, warmup_epochs=2, epochs=10, steps_per_epoch=5)
+    # Warm-up: steps 0 to 10; the cosine's middle is at step 30, its end at 50.
+    np.testing.assert_allclose(
+        [schedule(s) for s in (0, 5, 10, 30, 50)], [0.0, 0.2, 0.4, 0.2, 0.0], atol=1e-6
+    )
+
+
+def test_momentum_is_forgotten_before_a_reset_step():
+    optimizer = optim.sgd(lambda step: 1.0, momentum=0.5, reset_steps=[2])
+    params = {"w": jnp.zeros(1)}
+    state = optimizer.init(params)
+    moves = []
+    for _ in range(4):
+        updates, state = optimizer.update({"w": jnp.ones(1)}, state, params)
+        moves.append(-float(updates["w"][0]))
+    # 1; 0.5 + 1; forgotten: 1; 0.5 + 1.
+    assert moves == [1.0, 1.5, 1.0, 1.5]
+
+
+def config(**changes):
+    fields = {
+        "schedule": "step",
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "decay_norm_and_bias": True,
+        "drop_epochs": (3, 5),
+        "drop_factor": 0.2,
+        "reset_momentum_at_drops": True,
+        "warmup_epochs": 0.0,
+    }
+    return ml_collections.ConfigDict(fields | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": "linear"}, "`optimizer.schedule` must be 'step' or 'cosine'; got 'linear'"),
+        ({"momentum": 1.0}, "`optimizer.momentum` must be from 0 to below 1.*got 1.0"),
+        ({"drop_epochs": (5, 3)}, "`optimizer.drop_epochs` must be rising"),
+        ({"drop_epochs": (0,)}, "counted from 1"),
+        (
+            {"schedule": "cosine", "warmup_epochs": 10.0},
+            "`optimizer.warmup_epochs` must be below `epochs`, 10",
+        ),
+    ],
+)
+def test_a_wrong_field_is_named(changes, message):
+    with pytest.raises(InputError, match=message):
+        optim.from_config(config(**changes), epochs=10, steps_per_epoch=5)
+
+
+def test_the_released_config_drops_and_forgets_the_momentum_together():
+    optimizer, schedule = optim.from_config(config(learning_rate=1.0), epochs=6, steps_per_epoch=2)
+    params = {"w": jnp.zeros(1)}
+    state = optimizer.init(params)
+    moves = []
+    for _ in range(10):
+        updates, state = optimizer.update({"w": jnp.ones(1)}, state, params)
+        moves.append(-float(updates["w"][0]))
+    # Drops at epochs 3 and 5 of 2 steps: before steps 4 and 8, counted from 0, where the sum of
+    # momentum 0.9 begins again: 1, 1.9, 2.71, 3.439.
+    expected = np.array([1, 1.9, 2.71, 3.439, 0.2, 0.38, 0.542, 0.6878, 0.04, 0.076])
+    np.testing.assert_allclose(moves, expected, rtol=1e-5)
+    np.testing.assert_allclose([schedule(s) for s in (3, 4, 8)], [1.0, 0.2, 0.04], rtol=1e-6)

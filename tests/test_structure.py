@@ -1,0 +1,73 @@
+"""The structure of the package: imports only go down, and importing it is light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import dks_jax
+
+PACKAGE = Path(dks_jax.__file__).parent
+
+# From the command line down to the errors. A module may import what stands below it.
+ORDER = [
+    "train",
+    "workdir",
+    "steps",
+    "checkpoint",
+    "data",
+    "data.resident",
+    "data.augment",
+    "data.feed",
+    "data.cifar",
+    "data.plain_pickle",
+    "data.folder",
+    "data.digits",
+    "data.images",
+    "models",
+    "models.wide_resnet",
+    "layers",
+    "functional",
+    "supervision",
+    "synergy",
+    "optim",
+    "curves",
+    "logs",
+    "metrics",
+    "configuration",
+    "errors",
+]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dks_jax":
+            module = node.module.partition(".")[2]
+            names = {f"{module}.{alias.name}".lstrip(".") for alias in node.names}
+            found |= {name if name in ORDER else module for name in names}
+    return found
+
+
+def test_imports_only_go_down():
+    files = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+    assert sorted(name for name in files if name) == sorted(ORDER)
+    for name, path in files.items():
+        for imported in imports(path) if name else ():
+            assert ORDER.index(name) < ORDER.index(imported), f"{name} imports {imported}"
+
+
+def test_importing_the_package_needs_jax_flax_and_optax_alone():
+    # flax itself imports some of the packages below; they are allowed where it does.
+    heavy = ("torch", "tensorflow", "sklearn", "matplotlib", "PIL", "pooch", "tensorboardX", "ml_collections")
+    code = (
+        "import sys, jax, optax; from flax import nnx; before = set(sys.modules); import dks_jax; "
+        f"print(sorted(set({heavy}) & (set(sys.modules) - before)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
