@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-# All that a pickled dictionary of arrays, lists and strings refers to.
+# All that a pickled dictionary of arrays, lists, numbers and strings refers to.
 PICKLE_GLOBALS = frozenset(
     {
         ("numpy", "ndarray"),
@@ -20,7 +20,11 @@ PICKLE_GLOBALS = frozenset(
         ("numpy._core.multiarray", "_reconstruct"),
         ("numpy.core.numeric", "_frombuffer"),
         ("numpy._core.numeric", "_frombuffer"),
+        ("numpy.core.multiarray", "scalar"),
+        ("numpy._core.multiarray", "scalar"),
         ("_codecs", "encode"),
+        ("__builtin__", "bytes"),
+        ("builtins", "bytes"),
     }
 )
 
@@ -69,10 +73,15 @@ class _Held:
         self.arguments = arguments
         self.state: Any = None
 
-    def __call__(self, *arguments: Any) -> "_Held | bytes":
+    def __call__(self, *arguments: Any) -> Any:
+        # Python 3 writes bytes in the first two ways up to protocol 2, dictionary keys among them.
         if self.name == "encode":
-            # Python 3 writes bytes this way up to protocol 2, dictionary keys among them.
             return _encode(*arguments)
+        if self.name == "bytes" and not arguments:
+            return b""
+        if self.name == "scalar":
+            dtype, content = arguments
+            return np.frombuffer(content, _dtype(dtype))[0].item()
         return _Held(self.name, arguments)
 
     def __setstate__(self, state: Any) -> None:
@@ -95,8 +104,12 @@ def _array(held: _Held) -> np.ndarray:
     else:
         _, shape, dtype, fortran, content = held.state
         order = "F" if fortran else "C"
-    byte_order = text(dtype.state[1])
-    return np.frombuffer(content, byte_order + text(dtype.arguments[0])).reshape(shape, order=order)
+    return np.frombuffer(content, _dtype(dtype)).reshape(shape, order=order)
+
+
+def _dtype(held: _Held) -> str:
+    """The name of a data type with its byte order, e.g. "<i8"."""
+    return text(held.state[1]) + text(held.arguments[0])
 
 
 def _encode(text: str, encoding: str) -> bytes:
