@@ -8,52 +8,54 @@ held-out images of every class are used. A network this narrow underfits, and th
 gain over the baseline is to be expected here. Methods: dks, ds, baseline, top_down, bottom_up.
 """
 
-import ml_collections
+from ml_collections import ConfigDict
 
 
-def get_config(method: str = "dks") -> ml_collections.ConfigDict:
-    config = ml_collections.ConfigDict()
-    config.method = method
-    config.seed = 0
-    config.epochs = 10
-    config.precision = "float32"
-    config.norm_groups = 1
-    config.checkpoint_every_epochs = 1
-
-    config.data = ml_collections.ConfigDict()
-    config.data.source = "folder"
-    config.data.name = ""
-    config.data.root = "data/cifar10"
-    config.data.image_size = 32
-    config.data.train_per_class = 1000
-    config.data.test_per_class = 200
-    config.data.batch_size = 128
-    config.data.drop_last = False
-    config.data.padding = 4
-    config.data.pad_mode = "reflect"
-    config.data.flip = True
-    config.data.mean = (125.3 / 255, 123.0 / 255, 113.9 / 255)
-    config.data.std = (63.0 / 255, 62.1 / 255, 66.7 / 255)
-
-    config.model = ml_collections.ConfigDict()
-    config.model.name = "wide_resnet"
-    config.model.depth = 16
-    config.model.width = 1
-    config.model.dropout = 0.0
-
-    config.synergy = ml_collections.ConfigDict()
-    config.synergy.alpha = 1.0
-    config.synergy.temperature = 1.0
-    config.synergy.epsilon = 1e-8
-
-    config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.schedule = "cosine"
-    config.optimizer.learning_rate = 0.1
-    config.optimizer.warmup_epochs = 0.5
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 5e-4
-    config.optimizer.decay_norm_and_bias = True
-    config.optimizer.drop_epochs = ()
-    config.optimizer.drop_factor = 1.0
-    config.optimizer.reset_momentum_at_drops = False
-    return config
+def get_config(method: str = "dks") -> ConfigDict:
+    return ConfigDict(
+        {
+            "method": method,
+            "seed": 0,
+            "epochs": 10,
+            "precision": "float32",
+            "norm_groups": 1,
+            "checkpoint_every_epochs": 1,
+            "data": {
+                "source": "folder",
+                "name": "",
+                "root": "data/cifar10",
+                "image_size": 32,
+                "train_per_class": 1000,
+                "test_per_class": 200,
+                "batch_size": 128,
+                "drop_last": False,
+                "padding": 4,
+                "pad_mode": "reflect",
+                "flip": True,
+                "mean": (125.3 / 255, 123.0 / 255, 113.9 / 255),
+                "std": (63.0 / 255, 62.1 / 255, 66.7 / 255),
+            },
+            "model": {
+                "name": "wide_resnet",
+                "depth": 16,
+                "width": 1,
+                "dropout": 0.0,
+            },
+            "synergy": {
+                "alpha": 1.0,
+                "temperature": 1.0,
+                "epsilon": 1e-8,
+            },
+            "optimizer": {
+                "schedule": "cosine",
+                "learning_rate": 0.1,
+                "warmup_epochs": 0.5,
+                "momentum": 0.9,
+                "weight_decay": 5e-4,
+                "decay_norm_and_bias": True,
+                "drop_epochs": (),
+                "drop_factor": 1.0,
+                "reset_momentum_at_drops": False,
+            },
+        }
+    )

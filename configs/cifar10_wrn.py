@@ -8,52 +8,54 @@ Methods: dks, ds, baseline, top_down, bottom_up. The recipe is that of configs/c
 CIFAR-10 are not reported for it.
 """
 
-import ml_collections
+from ml_collections import ConfigDict
 
 
-def get_config(method: str = "dks") -> ml_collections.ConfigDict:
-    config = ml_collections.ConfigDict()
-    config.method = method
-    config.seed = 0
-    config.epochs = 200
-    config.precision = "float32"
-    config.norm_groups = 1
-    config.checkpoint_every_epochs = 1
-
-    config.data = ml_collections.ConfigDict()
-    config.data.source = "cifar"
-    config.data.name = "cifar10"
-    config.data.root = "data"
-    config.data.image_size = 32
-    config.data.train_per_class = 0
-    config.data.test_per_class = 0
-    config.data.batch_size = 128
-    config.data.drop_last = False
-    config.data.padding = 4
-    config.data.pad_mode = "reflect"
-    config.data.flip = True
-    config.data.mean = (125.3 / 255, 123.0 / 255, 113.9 / 255)
-    config.data.std = (63.0 / 255, 62.1 / 255, 66.7 / 255)
-
-    config.model = ml_collections.ConfigDict()
-    config.model.name = "wide_resnet"
-    config.model.depth = 28
-    config.model.width = 10
-    config.model.dropout = 0.0
-
-    config.synergy = ml_collections.ConfigDict()
-    config.synergy.alpha = 1.0
-    config.synergy.temperature = 1.0
-    config.synergy.epsilon = 1e-8
-
-    config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.schedule = "step"
-    config.optimizer.learning_rate = 0.1
-    config.optimizer.warmup_epochs = 0.0
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 5e-4
-    config.optimizer.decay_norm_and_bias = True
-    config.optimizer.drop_epochs = (60, 120, 160)
-    config.optimizer.drop_factor = 0.2
-    config.optimizer.reset_momentum_at_drops = True
-    return config
+def get_config(method: str = "dks") -> ConfigDict:
+    return ConfigDict(
+        {
+            "method": method,
+            "seed": 0,
+            "epochs": 200,
+            "precision": "float32",
+            "norm_groups": 1,
+            "checkpoint_every_epochs": 1,
+            "data": {
+                "source": "cifar",
+                "name": "cifar10",
+                "root": "data",
+                "image_size": 32,
+                "train_per_class": 0,
+                "test_per_class": 0,
+                "batch_size": 128,
+                "drop_last": False,
+                "padding": 4,
+                "pad_mode": "reflect",
+                "flip": True,
+                "mean": (125.3 / 255, 123.0 / 255, 113.9 / 255),
+                "std": (63.0 / 255, 62.1 / 255, 66.7 / 255),
+            },
+            "model": {
+                "name": "wide_resnet",
+                "depth": 28,
+                "width": 10,
+                "dropout": 0.0,
+            },
+            "synergy": {
+                "alpha": 1.0,
+                "temperature": 1.0,
+                "epsilon": 1e-8,
+            },
+            "optimizer": {
+                "schedule": "step",
+                "learning_rate": 0.1,
+                "warmup_epochs": 0.0,
+                "momentum": 0.9,
+                "weight_decay": 5e-4,
+                "decay_norm_and_bias": True,
+                "drop_epochs": (60, 120, 160),
+                "drop_factor": 0.2,
+                "reset_momentum_at_drops": True,
+            },
+        }
+    )

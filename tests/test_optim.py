@@ -1,9 +1,12 @@
-"""Schedules by hand-computed values, and the momentum reset; test_parity compares SGD with PyTorch."""
+"""SGD against PyTorch; schedules and the momentum reset by hand-computed values."""
 
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 import pytest
+import torch
+from comparison import as_numpy, assert_agree
 
 from dks_jax import optim
 from dks_jax.errors import InputError
@@ -87,3 +90,36 @@ def test_the_released_config_drops_and_forgets_the_momentum_together():
     expected = np.array([1, 1.9, 2.71, 3.439, 0.2, 0.38, 0.542, 0.6878, 0.04, 0.076])
     np.testing.assert_allclose(moves, expected, rtol=1e-5)
     np.testing.assert_allclose([schedule(s) for s in (3, 4, 8)], [1.0, 0.2, 0.04], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("momentum", "weight_decay", "decay_norm_and_bias"),
+    [(0.9, 5e-4, True), (0.0, 0.0, True), (0.9, 5e-4, False)],
+)
+def test_sgd_is_that_of_torch(x64, momentum: float, weight_decay: float, decay_norm_and_bias: bool):
+    rng = np.random.default_rng(0)
+    shapes = {"conv.kernel": (3, 3, 2, 4), "fc.kernel": (4, 5), "fc.bias": (5,), "bn.scale": (4,)}
+    params = {name: jnp.asarray(rng.normal(size=shape)) for name, shape in shapes.items()}
+    theirs = {name: torch.tensor(np.array(value)).requires_grad_() for name, value in params.items()}
+    kernels = [value for name, value in theirs.items() if name.endswith("kernel")]
+    others = [value for name, value in theirs.items() if not name.endswith("kernel")]
+    groups = [
+        {"params": kernels, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": weight_decay if decay_norm_and_bias else 0.0},
+    ]
+    torch_sgd = torch.optim.SGD(groups, lr=0.1, momentum=momentum)
+    sgd = optim.sgd(
+        lambda step: 0.1,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        decay_norm_and_bias=decay_norm_and_bias,
+    )
+    state = sgd.init(params)
+    for _ in range(10):
+        gradients = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+        updates, state = sgd.update({k: jnp.asarray(v) for k, v in gradients.items()}, state, params)
+        params = optax.apply_updates(params, updates)
+        for name, value in theirs.items():
+            value.grad = torch.tensor(gradients[name])
+        torch_sgd.step()
+        assert_agree(as_numpy(params), {k: v.detach().numpy() for k, v in theirs.items()}, 1e-12)

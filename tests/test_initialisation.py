@@ -1,0 +1,55 @@
+"""The initial weights of the released code, by their distribution."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from comparison import Named, as_numpy
+from flax import nnx
+
+from dks_jax.functional import Functional
+from dks_jax.models.wide_resnet import wide_resnet
+
+NUM_CLASSES = 10
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Named:
+    functional = Functional(wide_resnet(16, 2, NUM_CLASSES, rngs=nnx.Rngs(0)))
+    return as_numpy(functional.params | functional.batch_stats)
+
+
+def select(arrays: Named, kind: str) -> Named:
+    return {name: array for name, array in arrays.items() if name.endswith(f".{kind}")}
+
+
+def test_kernels_are_kaiming_normal_by_fan_in(fresh):
+    kernels = select(fresh, "kernel")
+    # 2 convolutions in each of 11 blocks, 6 shortcuts where the width changes, the stem and 3 linear layers.
+    assert len(kernels) == 22 + 6 + 1 + 3
+    for name, kernel in kernels.items():
+        fan_in = kernel.size // kernel.shape[-1]
+        standard = kernel.ravel().astype(np.float64) / math.sqrt(2 / fan_in)
+        # Five standard errors of the standard deviation of a normal sample.
+        assert abs(standard.std() - 1) < 5 / math.sqrt(2 * kernel.size), name
+        assert scipy.stats.kstest(standard, "norm").pvalue > 1e-3, name
+    assert len({kernel.flat[0] / kernel.std() for kernel in kernels.values()}) == len(kernels)
+
+
+def test_scales_are_uniform_and_offsets_and_biases_zero(fresh):
+    scales = select(fresh, "scale")
+    # 2 in each of 11 blocks and 1 in each of 3 heads.
+    assert len(scales) == 25
+    assert scipy.stats.kstest(np.concatenate(list(scales.values())), "uniform").pvalue > 1e-3
+    assert len({scale[0] for scale in scales.values()}) == 25
+    biases = select(fresh, "bias")
+    # As many offsets, and the biases of 3 linear layers.
+    assert len(biases) == 25 + 3
+    assert not any(bias.any() for bias in biases.values())
+
+
+def test_running_statistics_start_as_standard_normal(fresh):
+    assert all((mean == 0).all() for mean in select(fresh, "mean").values())
+    assert all((var == 1).all() for var in select(fresh, "var").values())
+    assert len(select(fresh, "mean")) == len(select(fresh, "var")) == 25
