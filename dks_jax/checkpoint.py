@@ -5,7 +5,6 @@ The folder of weights is what `orbax.checkpoint.StandardCheckpointer().save` wri
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -14,6 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from dks_jax.errors import InputError
+from dks_jax.files import replacing
 from dks_jax.functional import Arrays, set_arrays
 from dks_jax.models import build
 from dks_jax.supervision import DeeplySupervised
@@ -25,7 +25,8 @@ class Checkpoints:
     """The last two checkpoints of a run, written in the background while training goes on."""
 
     def __init__(self, folder: Path):
-        options = ocp.CheckpointManagerOptions(max_to_keep=2)
+        # What a killed run left half-written is removed.
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def save(self, step: int, state: Any) -> None:
@@ -53,13 +54,12 @@ def save_weights(
     metadata: Mapping[str, Any],
 ) -> None:
     """Writes weights and their metadata; `folder` appears, or is replaced, once they are complete."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(partial.resolve(), {"params": dict(params), "batch_stats": dict(batch_stats)})
-    (partial / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    # From the host, because Orbax restores a device's array onto the same number of devices only.
+    arrays = jax.device_get({"params": dict(params), "batch_stats": dict(batch_stats)})
+    with replacing(folder) as partial:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(partial.resolve(), arrays)
+        (partial / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
 
 
 def load_weights(folder: Path) -> tuple[Arrays, Arrays, dict[str, Any]]:

@@ -1,15 +1,16 @@
 """Config files: loading one, setting its fields from the command line, and checking all of them.
 
 A config file is plain Python with a function `get_config(method)` that returns an ml_collections
-ConfigDict. It holds every field of FIELDS and, under `model`, the arguments of the model it names.
+ConfigDict. It holds every field of FIELDS and, under `model`, the arguments of the model that it names.
 """
 
 import ast
 import difflib
+import math
 import runpy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import ml_collections
 
@@ -18,57 +19,58 @@ from dks_jax.errors import InputError
 # A ConfigDict. Its fields are attributes that no type checker can know.
 Config: TypeAlias = Any
 
-FIELDS: dict[str, type] = {
-    "method": str,
-    "seed": int,
-    "epochs": int,
-    "precision": str,
-    "norm_groups": int,
-    "checkpoint_every_epochs": int,
-    "data.source": str,
-    "data.name": str,
-    "data.root": str,
-    "data.image_size": int,
-    "data.train_per_class": int,
-    "data.test_per_class": int,
-    "data.batch_size": int,
-    "data.drop_last": bool,
-    "data.padding": int,
-    "data.pad_mode": str,
-    "data.flip": bool,
-    "data.mean": tuple,
-    "data.std": tuple,
-    "model.name": str,
-    "synergy.alpha": float,
-    "synergy.temperature": float,
-    "synergy.epsilon": float,
-    "optimizer.schedule": str,
-    "optimizer.learning_rate": float,
-    "optimizer.momentum": float,
-    "optimizer.weight_decay": float,
-    "optimizer.decay_norm_and_bias": bool,
-    "optimizer.drop_epochs": tuple,
-    "optimizer.drop_factor": float,
-    "optimizer.reset_momentum_at_drops": bool,
-    "optimizer.warmup_epochs": float,
-}
 
-# The smallest value that a field may have.
-MINIMA = {
-    "seed": 0,
-    "epochs": 1,
-    "norm_groups": 1,
-    "checkpoint_every_epochs": 1,
-    "data.batch_size": 1,
-    "data.padding": 0,
-    "data.train_per_class": 0,
-    "data.test_per_class": 0,
-    "synergy.alpha": 0,
-    "synergy.epsilon": 0,
-    "optimizer.learning_rate": 0,
-    "optimizer.weight_decay": 0,
-    "optimizer.drop_factor": 0,
-    "optimizer.warmup_epochs": 0,
+class Field(NamedTuple):
+    """What a field of the config may hold.
+
+    type: of the value, or of the elements where `several` is set.
+    minimum, maximum: of a number, inclusive.
+    above: a number that the value must exceed.
+    """
+
+    type: type
+    meaning: str
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    above: float = -math.inf
+    several: bool = False
+
+
+COUNT_LIMIT = 10**9
+
+FIELDS: dict[str, Field] = {
+    "method": Field(str, "dks, ds, baseline, top_down or bottom_up"),
+    "seed": Field(int, "of initial weights, order, augmentation and dropout", 0, 2**32 - 1),
+    "epochs": Field(int, "passes over the training images", 1, COUNT_LIMIT),
+    "precision": Field(str, "float32 or bfloat16, of the network; parameters and loss are float32"),
+    "norm_groups": Field(int, "slices of the batch that are normalised separately", 1, COUNT_LIMIT),
+    "checkpoint_every_epochs": Field(int, "epochs between two checkpoints", 1, COUNT_LIMIT),
+    "data.source": Field(str, "digits, cifar or folder"),
+    "data.name": Field(str, "cifar10 or cifar100, for the source cifar"),
+    "data.root": Field(str, "folder of the data, for the sources cifar and folder"),
+    "data.image_size": Field(int, "side in pixels; images of a folder are resized to it", 1, 10**5),
+    "data.train_per_class": Field(int, "training images to take of each class, 0 for all", 0, COUNT_LIMIT),
+    "data.test_per_class": Field(int, "held-out images to take of each class, 0 for all", 0, COUNT_LIMIT),
+    "data.batch_size": Field(int, "images in a step, over all devices", 1, COUNT_LIMIT),
+    "data.drop_last": Field(bool, "whether to leave out the last, partial batch of an epoch"),
+    "data.padding": Field(int, "pixels added on every side before the random crop", 0, 10**5),
+    "data.pad_mode": Field(str, "reflect or zero"),
+    "data.flip": Field(bool, "whether to mirror half of the training images"),
+    "data.mean": Field(float, "per channel, of pixels from 0 to 1", several=True),
+    "data.std": Field(float, "per channel, of pixels from 0 to 1", above=0, several=True),
+    "model.name": Field(str, "of the backbone; the other fields of model are its arguments"),
+    "synergy.alpha": Field(float, "weight of all divergences between classifiers", 0),
+    "synergy.temperature": Field(float, "of the divergences", above=0),
+    "synergy.epsilon": Field(float, "smoothing of the probabilities; 1e-8 as released, 0: exact KL", 0),
+    "optimizer.schedule": Field(str, "step or cosine"),
+    "optimizer.learning_rate": Field(float, "before any drop", 0),
+    "optimizer.momentum": Field(float, "0 to below 1", 0, math.nextafter(1, 0)),
+    "optimizer.weight_decay": Field(float, "added to the gradient (coupled)", 0),
+    "optimizer.decay_norm_and_bias": Field(bool, "whether norms and biases decay too"),
+    "optimizer.drop_epochs": Field(int, "rising epochs, counted from 1; step only", 1, 10**6, several=True),
+    "optimizer.drop_factor": Field(float, "by which the learning rate is multiplied there", 0),
+    "optimizer.reset_momentum_at_drops": Field(bool, "whether the momentum is set to zero there"),
+    "optimizer.warmup_epochs": Field(float, "of linear warm-up; cosine only", 0),
 }
 
 
@@ -80,15 +82,13 @@ def load(file: str, overrides: Mapping[str, str]) -> Config:
       overrides: by field, e.g. "optimizer.learning_rate", the new value as typed on a command line.
 
     Raises:
-      InputError: the file is absent or broken, a field is unknown, missing, of another type or too small.
+      InputError: the file is absent or broken, a field is unknown, missing, of another type or out of range.
     """
-    path, _, method = file.partition(":")
-    if not Path(path).is_file():
-        raise InputError(
-            f"`--config` must name a config file, e.g. configs/digits_wrn.py; there is no {path}."
-        )
+    path, method = split_method(file)
+    if not path.is_file():
+        raise InputError(f"`--config` must name a file, e.g. configs/digits_wrn.py; there is no {path}.")
     try:
-        get_config = runpy.run_path(path)["get_config"]
+        get_config = runpy.run_path(str(path))["get_config"]
         config = get_config(method) if method else get_config()
     except Exception as error:
         raise InputError(f"The config file {path} fails with {type(error).__name__}: {error}.") from error
@@ -98,6 +98,14 @@ def load(file: str, overrides: Mapping[str, str]) -> Config:
         _override(config, field, text)
     check(config)
     return config
+
+
+def split_method(file: str) -> tuple[Path, str]:
+    """The path and the method of "PATH:METHOD"; the method is empty where there is none."""
+    if Path(file).is_file() or ":" not in file:
+        return Path(file), ""
+    path, _, method = file.rpartition(":")
+    return Path(path), method
 
 
 def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
@@ -112,53 +120,74 @@ def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
 
 
 def check(config: Config) -> None:
-    """Raises InputError for a field that is unknown, missing, of another type or too small.
+    """Raises InputError for a field that is unknown, missing, of another type or out of range.
 
-    The fields of `model` other than its name are checked where the model is built.
+    The fields of `model` other than its name are checked by `models.check`.
     """
     flat = flatten(config)
-    for field in FIELDS:
-        if field not in flat:
-            raise InputError(f"The config lacks the field `{field}`; set it, as configs/digits_wrn.py does.")
-    for field, value in flat.items():
-        if field not in FIELDS and not field.startswith("model."):
-            raise _unknown(field, FIELDS)
-        expected = FIELDS.get(field, type(value))
-        if not _fits(value, expected):
-            raise InputError(f"`{field}` must be of type {expected.__name__}; got {value!r}.")
-        if field in MINIMA and value < MINIMA[field]:
-            raise InputError(f"`{field}` must be {MINIMA[field]} or more; got {value}.")
-    if config.synergy.temperature <= 0:
-        raise InputError(f"`synergy.temperature` must be above 0; got {config.synergy.temperature}.")
+    for name in FIELDS:
+        if name not in flat:
+            raise InputError(f"The config lacks the field `{name}`; set it, as configs/digits_wrn.py does.")
+    for name, value in flat.items():
+        if name in FIELDS:
+            _check_field(name, value)
+        elif not name.startswith("model."):
+            raise _unknown(name, FIELDS)
 
 
-def _override(config: Config, field: str, text: str) -> None:
-    flat = flatten(config)
-    if field not in flat:
-        raise _unknown(field, flat)
-    expected = type(flat[field])
-    try:
-        value = text if expected is str else ast.literal_eval(text.capitalize() if expected is bool else text)
-    except (ValueError, SyntaxError):
-        value = text
-    if not _fits(value, expected):
-        raise InputError(
-            f"`--config.{field}` must be of type {expected.__name__}, e.g. {flat[field]!r}; got {text!r}."
-        )
-    *parents, name = field.split(".")
-    for parent in parents:
-        config = config[parent]
-    config[name] = expected(value)
-
-
-def _fits(value: Any, expected: type) -> bool:
+def fits(value: Any, expected: type) -> bool:
     """Whether a value serves as one of a type: also an int as a float, but no bool as a number."""
     if isinstance(value, bool):
         return expected is bool
     return isinstance(value, (int, float) if expected is float else expected)
 
 
-def _unknown(field: str, known: Mapping[str, Any]) -> InputError:
-    close = difflib.get_close_matches(field, known, n=1)
+def _check_field(name: str, value: Any) -> None:
+    field = FIELDS[name]
+    kind = f"a tuple of {field.type.__name__}" if field.several else field.type.__name__
+    values = value if field.several else (value,)
+    if not isinstance(values, tuple) or not all(fits(v, field.type) for v in values):
+        raise InputError(f"`{name}` must be of type {kind}; got {value!r}.")
+    for v in values:
+        if field.type not in (int, float):
+            continue
+        if not field.minimum <= v <= field.maximum or v <= field.above or not math.isfinite(v):
+            raise InputError(f"`{name}` must be {_range(field)}; got {value}.")
+
+
+def _range(field: Field) -> str:
+    if field.above > -math.inf:
+        return f"above {field.above} and finite"
+    if field.minimum == -math.inf:
+        return "finite"
+    return f"{field.minimum} or more" + (
+        f" and at most {field.maximum}" if field.maximum < math.inf else " and finite"
+    )
+
+
+def _override(config: Config, name: str, text: str) -> None:
+    flat = flatten(config)
+    if name not in flat:
+        raise _unknown(name, flat)
+    expected = type(flat[name])
+    try:
+        value = text if expected is str else ast.literal_eval(text.capitalize() if expected is bool else text)
+        if fits(value, expected):
+            value = expected(value)
+    # What literal_eval raises on any text, and float() on a whole number too large for it.
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, OverflowError):
+        value = None
+    if not fits(value, expected):
+        raise InputError(
+            f"`--config.{name}` must be of type {expected.__name__}, e.g. {flat[name]!r}; got {text[:100]!r}."
+        )
+    *parents, last = name.split(".")
+    for parent in parents:
+        config = config[parent]
+    config[last] = value
+
+
+def _unknown(name: str, known: Mapping[str, Any]) -> InputError:
+    close = difflib.get_close_matches(name, known, n=1)
     accepted = f"the closest one is `{close[0]}`" if close else f"the fields are {', '.join(known)}"
-    return InputError(f"The config has no field `{field}`; {accepted}.")
+    return InputError(f"The config has no field `{name}`; {accepted}.")

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dks_jax.files import replacing
+
 
 def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
     """Draws loss and top-1 error over the epochs, training dashed and held-out solid, as a PNG.
@@ -34,6 +36,5 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) ->
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, format="png", dpi=120)
-    partial.replace(path)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=120)

@@ -18,10 +18,11 @@ Path = tuple[str | int, ...]
 
 
 class Functional:
-    """A module as pure functions of its arrays.
+    """A module as pure functions of its arrays. The module given is left in evaluation mode.
 
-    params: the trainable arrays of the module as it was given.
-    batch_stats: every other array except random state, e.g. running statistics.
+    params: the trainable arrays of the module as it was given; on the host, so that they take no room on
+      the devices beside those being trained.
+    batch_stats: every other array except random state, e.g. running statistics; on the host too.
     """
 
     def __init__(self, module: nnx.Module):
@@ -30,8 +31,8 @@ class Functional:
         module.eval()
         self._eval_graph = nnx.graphdef(module)
         self._paths = {_name(path): path for part in (params, random, batch_stats) for path in _flatten(part)}
-        self.params = _named(params)
-        self.batch_stats = _named(batch_stats)
+        self.params = jax.device_get(_named(params))
+        self.batch_stats = jax.device_get(_named(batch_stats))
         self._random = _named(random)
 
     def train(

@@ -122,7 +122,7 @@ class BatchNorm(nnx.Module):
         return self._normalise(grouped, mean, var).reshape(batch, *spatial, num_channels)
 
     def _update(self, running: nnx.BatchStat, new: jax.Array) -> None:
-        running[...] = self.momentum * running[...] + (1.0 - self.momentum) * jax.lax.stop_gradient(new)
+        running.set_value(self.momentum * running[...] + (1.0 - self.momentum) * jax.lax.stop_gradient(new))
 
     def _normalise(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
         return (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * self.scale[...]) + self.bias[...]

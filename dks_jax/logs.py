@@ -9,6 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dks_jax.files import replacing
+
 Record = dict[str, Any]
 
 
@@ -26,7 +28,8 @@ class MetricsLog:
 
         self._path = folder / "metrics.jsonl"
         self.records = [record for record in read_records(self._path) if record["step"] <= last_step]
-        write_text(self._path, "".join(_line(record) for record in self.records))
+        with replacing(self._path) as partial:
+            partial.write_text("".join(_line(record) for record in self.records))
         self._events = SummaryWriter(str(folder), purge_step=last_step + 1)
 
     def add(self, record: Record) -> None:
@@ -36,7 +39,9 @@ class MetricsLog:
             file.write(_line(record))
         for name, value in record.items():
             if name not in ("step", "epoch", "split"):
-                self._events.add_scalar(f"{record['split']}/{name}", value, record["step"])
+                # TensorBoard allows no ">" in a name.
+                tag = f"{record['split']}/{name.replace('->', '_to_')}"
+                self._events.add_scalar(tag, value, record["step"])
         self._events.flush()
 
     def close(self) -> None:
@@ -50,13 +55,6 @@ def read_records(path: Path) -> list[Record]:
         return []
     lines = path.read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replaces a file as a whole, so that no reader ever sees half of it."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def _line(record: Record) -> str:

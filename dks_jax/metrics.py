@@ -1,9 +1,7 @@
 """From measurements per batch to the figures of an epoch."""
 
-import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -52,18 +50,14 @@ class Stopwatch:
         self._images = self._seconds = 0.0
         self._images_compiling = self._seconds_compiling = 0.0
 
-    @contextmanager
-    def time(self, batch_size: int, num_batches: int) -> Iterator[None]:
-        """Times a call with batches of this size; the first call with a size compiles."""
-        begin = time.perf_counter()
-        yield
-        seconds = time.perf_counter() - begin
+    def add(self, batch_size: int, num_images: int, seconds: float) -> None:
+        """Takes in a call with batches of this size; the first call with a size compiles."""
         if batch_size in self._compiled:
-            self._images += batch_size * num_batches
+            self._images += num_images
             self._seconds += seconds
         else:
             self._compiled.add(batch_size)
-            self._images_compiling += batch_size * num_batches
+            self._images_compiling += num_images
             self._seconds_compiling += seconds
 
     @property
@@ -78,15 +72,18 @@ class DivergedError(InputError):
     """A loss that is no longer finite."""
 
 
-def require_finite(history: History, where: str) -> None:
-    """Raises DivergedError where the last batch has a value that is NaN or infinite.
+def require_finite(history: History, first: int, where: str) -> None:
+    """Raises DivergedError for the first batch with a value that is NaN or infinite, and names the values.
 
     Args:
-      where: which batch that is, for the message, e.g. "step 57 (epoch 2)".
+      first: number of the history's first batch, for the message.
+      where: what the batches are, for the message, e.g. "step {} (epoch 2)", the number in the braces.
     """
-    bad = [f"{name} = {values[-1]}" for name, values in history.items() if not np.isfinite(values[-1])]
-    if bad:
+    finite = np.all([np.isfinite(values) for values in history.values()], axis=0)
+    if not finite.all():
+        i = int(np.argmin(finite))
+        bad = [f"{name} = {values[i]}" for name, values in history.items() if not np.isfinite(values[i])]
         raise DivergedError(
-            f"The training diverged at {where}: {', '.join(bad)}; lower `optimizer.learning_rate` or check "
-            "the data, and start again in a new workdir."
+            f"The training diverged at {where.format(first + i)}: {', '.join(bad)}; lower "
+            "`optimizer.learning_rate` or check the data, and start again in a new workdir."
         )

@@ -22,7 +22,8 @@ def drop_steps(drop_epochs: Sequence[int], steps_per_epoch: int) -> list[int]:
     Epochs are numbered from 1, and an epoch's drop takes effect as it starts: a drop at epoch 60 comes
     after 59 whole epochs. This is the rule of the released DKS code.
     """
-    return [(epoch - 1) * steps_per_epoch for epoch in drop_epochs]
+    # A drop beyond the last 32-bit step number never comes.
+    return [min((epoch - 1) * steps_per_epoch, np.iinfo(np.int32).max) for epoch in drop_epochs]
 
 
 def step_schedule(
@@ -41,7 +42,7 @@ def cosine_schedule(
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=learning_rate,
-        warmup_steps=round(warmup_epochs * steps_per_epoch),
+        warmup_steps=int(warmup_epochs * steps_per_epoch),
         decay_steps=epochs * steps_per_epoch,
     )
 
@@ -105,36 +106,40 @@ def sgd(
     )
 
 
-def from_config(config, epochs: int, steps_per_epoch: int) -> tuple[optax.GradientTransformation, Schedule]:
-    """The optimizer and the learning-rate schedule that `config.optimizer` names.
-
-    Raises:
-      InputError: a field is out of its range.
-    """
-    for name in ("learning_rate", "weight_decay", "drop_factor", "warmup_epochs"):
-        if config[name] < 0:
-            raise InputError(f"`optimizer.{name}` must be 0 or more; got {config[name]}.")
-    if not 0 <= config.momentum < 1:
-        raise InputError(f"`optimizer.momentum` must be from 0 to below 1, e.g. 0.9; got {config.momentum}.")
-    drop_epochs = tuple(config.drop_epochs)
-    if any(epoch < 1 for epoch in drop_epochs) or list(drop_epochs) != sorted(set(drop_epochs)):
+def check(config, epochs: int) -> None:
+    """Raises InputError for fields of `config.optimizer` that do not fit each other or `epochs`."""
+    if config.schedule not in ("step", "cosine"):
+        raise InputError(f"`optimizer.schedule` must be 'step' or 'cosine'; got {config.schedule!r}.")
+    drop_epochs = list(config.drop_epochs)
+    if drop_epochs != sorted(set(drop_epochs)):
         raise InputError(
-            "`optimizer.drop_epochs` must be rising epoch numbers, counted from 1, e.g. (60, 120, 160); "
-            f"got {drop_epochs}."
+            f"`optimizer.drop_epochs` must be rising, e.g. (60, 120, 160); got {tuple(drop_epochs)}."
         )
+    if config.schedule == "cosine" and drop_epochs:
+        raise InputError(
+            f"`optimizer.drop_epochs` must be () where the schedule is cosine; got {tuple(drop_epochs)}."
+        )
+    if config.schedule == "step" and config.warmup_epochs:
+        raise InputError(
+            f"`optimizer.warmup_epochs` must be 0 where the schedule is step; got {config.warmup_epochs}."
+        )
+    if config.warmup_epochs >= epochs:
+        raise InputError(
+            f"`optimizer.warmup_epochs` must be below `epochs`, {epochs}; got {config.warmup_epochs}."
+        )
+
+
+def from_config(config, epochs: int, steps_per_epoch: int) -> tuple[optax.GradientTransformation, Schedule]:
+    """The optimizer and the schedule that `config.optimizer` describes, as `check` accepts it."""
     reset_steps = []
     if config.schedule == "step":
-        schedule = step_schedule(config.learning_rate, drop_epochs, config.drop_factor, steps_per_epoch)
+        schedule = step_schedule(
+            config.learning_rate, config.drop_epochs, config.drop_factor, steps_per_epoch
+        )
         if config.reset_momentum_at_drops:
-            reset_steps = drop_steps(drop_epochs, steps_per_epoch)
-    elif config.schedule == "cosine":
-        if config.warmup_epochs >= epochs:
-            raise InputError(
-                f"`optimizer.warmup_epochs` must be below `epochs`, {epochs}; got {config.warmup_epochs}."
-            )
-        schedule = cosine_schedule(config.learning_rate, config.warmup_epochs, epochs, steps_per_epoch)
+            reset_steps = drop_steps(config.drop_epochs, steps_per_epoch)
     else:
-        raise InputError(f"`optimizer.schedule` must be 'step' or 'cosine'; got {config.schedule!r}.")
+        schedule = cosine_schedule(config.learning_rate, config.warmup_epochs, epochs, steps_per_epoch)
     optimizer = sgd(
         schedule,
         momentum=config.momentum,

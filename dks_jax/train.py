@@ -7,6 +7,7 @@ branch), top_down or bottom_up. A run that was stopped goes on when it is starte
 """
 
 import argparse
+import os
 import re
 import sys
 import time
@@ -23,6 +24,7 @@ from dks_jax.checkpoint import Checkpoints, save_weights
 from dks_jax.configuration import Config
 from dks_jax.curves import draw_curves
 from dks_jax.data.feed import Feed
+from dks_jax.data.images import ImageData
 from dks_jax.errors import InputError
 from dks_jax.logs import MetricsLog, Progress, Record
 from dks_jax.metrics import EpochMeans, Stopwatch, require_finite
@@ -40,11 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config, folder = parse(sys.argv[1:] if argv is None else argv)
         train(config, folder)
-    except InputError as error:
+    # The operating system's own errors are about files: no space, no permission, a name too long.
+    except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted: the same command goes on from the last checkpoint, if any", file=sys.stderr)
         return 130
     return 0
 
@@ -61,11 +64,12 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
     parser = Parser(
         "python -m dks_jax.train",
         description=__doc__,
+        epilog=fields_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE[:METHOD]", help="config file and method")
-    parser.add_argument("--workdir", type=Path, help="default: runs/<config>-<method>-seed<seed>")
+    parser.add_argument("--workdir", metavar="DIR", help="default: runs/<config>-<method>-seed<seed>")
     overrides, rest = {}, []
     for argument in argv:
         if override := re.fullmatch(r"--config\.([^=]+)=(.*)", argument, re.DOTALL):
@@ -74,19 +78,28 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
             rest.append(argument)
     arguments = parser.parse_args(rest)
     config = configuration.load(arguments.config, overrides)
-    name = Path(arguments.config.partition(":")[0]).stem
-    return config, arguments.workdir or Path("runs", f"{name}-{config.method}-seed{config.seed}")
+    if arguments.workdir == "":
+        raise InputError("`--workdir` must name a folder; got an empty name.")
+    if arguments.workdir:
+        return config, Path(os.path.expanduser(arguments.workdir))
+    name = configuration.split_method(arguments.config)[0].stem
+    return config, Path("runs", f"{name}-{config.method}-seed{config.seed}")
+
+
+def fields_help() -> str:
+    """The fields of a config and their meaning, a line each."""
+    lines = (f"  --config.{name:34} {field.meaning}" for name, field in configuration.FIELDS.items())
+    return "\n".join(["fields of the config:", *lines])
 
 
 class Run(NamedTuple):
     """What the loop works with; built and checked before anything is written."""
 
+    images: ImageData
     train_feed: Feed
     test_feed: Feed
     steps: Steps
     schedule: optim.Schedule
-    num_epochs: int
-    metadata: dict[str, Any]
 
 
 def prepare(config: Config) -> Run:
@@ -98,9 +111,12 @@ def prepare(config: Config) -> Run:
     for field, accepted in (("method", METHODS), ("precision", PRECISIONS)):
         if config[field] not in accepted:
             raise InputError(f"`{field}` must be one of {', '.join(accepted)}; got {config[field]!r}.")
+    # Everything that can be checked without the data comes before they are downloaded or decoded.
+    data.check(config.data)
+    models.check(config.model)
+    optim.check(config.optimizer, config.epochs)
     devices = Devices()
     images = data.load(config.data)
-    height, width, channels = images.train.images.shape[1:]
     train_feed, test_feed = data.make_feeds(
         config.data,
         images,
@@ -113,7 +129,7 @@ def prepare(config: Config) -> Run:
     network = models.build(
         config.model,
         num_classes=len(images.class_names),
-        channels=channels,
+        channels=images.train.images.shape[-1],
         branches=config.method != "baseline",
         norm_groups=config.norm_groups,
         seed=config.seed,
@@ -121,18 +137,7 @@ def prepare(config: Config) -> Run:
     teaches = METHODS[config.method](len(network.names))
     loss = partial(objective, teaches=teaches, names=network.names, **config.synergy)
     steps = Steps(network, loss, optimizer, seed=config.seed, devices=devices)
-    metadata = {
-        "model": dict(config.model),
-        "class_names": images.class_names,
-        "preprocessing": {
-            "height": height,
-            "width": width,
-            "channels": channels,
-            "mean": config.data.mean,
-            "std": config.data.std,
-        },
-    }
-    return Run(train_feed, test_feed, steps, schedule, config.epochs, metadata)
+    return Run(images, train_feed, test_feed, steps, schedule)
 
 
 def train(config: Config, folder: Path) -> None:
@@ -143,7 +148,7 @@ def train(config: Config, folder: Path) -> None:
     """
     workdir.check(folder, config)
     run = prepare(config)
-    workdir.create(folder, config)
+    workdir.create(folder, config, run.images)
     checkpoints = Checkpoints(folder / "checkpoints")
     fresh = run.steps.initial_state()
     state = checkpoints.restore_latest(fresh) or fresh
@@ -167,16 +172,17 @@ def train(config: Config, folder: Path) -> None:
             last = epoch + 1 == config.epochs
             if last or (epoch + 1) % config.checkpoint_every_epochs == 0:
                 checkpoints.save(int(state.step), state)
-            if last or time.perf_counter() - drawn > SECONDS_BETWEEN_DRAWINGS:
+            if time.perf_counter() - drawn > SECONDS_BETWEEN_DRAWINGS:
                 draw_curves(log.records, folder / "curves.png", folder.name)
                 drawn = time.perf_counter()
     finally:
         progress.close()
         log.close()
         checkpoints.close()
-    save_weights(
-        folder / "weights", backbone_only(state.params), backbone_only(state.batch_stats), run.metadata
-    )
+    if log.records:
+        draw_curves(log.records, folder / "curves.png", folder.name)
+    params, batch_stats = backbone_only(state.params), backbone_only(state.batch_stats)
+    save_weights(folder / "weights", params, batch_stats, weights_metadata(config, run.images))
     print(result(log.records, folder))
 
 
@@ -189,10 +195,11 @@ def train_epoch(
     means = EpochMeans()
     watch.reset()
     for chunk in feed.chunks(epoch):
-        with watch.time(chunk.batch_size, chunk.num_batches):
-            state, history = run.steps.train(state, feed, chunk)
-        step += len(history["loss"])
-        require_finite(history, f"step {step} (epoch {epoch + 1})")
+        begin = time.perf_counter()
+        state, history = run.steps.train(state, feed, chunk)
+        watch.add(chunk.batch_size, int(history["examples"].sum()), time.perf_counter() - begin)
+        require_finite(history, step + 1, f"step {{}} (epoch {epoch + 1})")
+        step += chunk.num_batches
         means.add(history)
         progress.advance(chunk.num_batches, epoch + 1, means.result(), watch.images_per_second)
     return state, _record(run, "train", epoch, means, watch)
@@ -203,9 +210,10 @@ def evaluate(run: Run, state: TrainState, epoch: int, watch: Stopwatch) -> Recor
     means = EpochMeans()
     watch.reset()
     for chunk in run.test_feed.chunks(epoch):
-        with watch.time(chunk.batch_size, chunk.num_batches):
-            history = run.steps.evaluate(state, run.test_feed, chunk)
-        require_finite(history, f"the evaluation after epoch {epoch + 1}")
+        begin = time.perf_counter()
+        history = run.steps.evaluate(state, run.test_feed, chunk)
+        watch.add(chunk.batch_size, int(history["examples"].sum()), time.perf_counter() - begin)
+        require_finite(history, chunk.first + 1, f"the evaluation after epoch {epoch + 1}, batch {{}}")
         means.add(history)
     return _record(run, "test", epoch, means, watch)
 
@@ -231,20 +239,38 @@ def describe(config: Config, run: Run, state: TrainState) -> str:
         f"{config.model.name} ({model}), method {config.method}: {params:,} parameters in training, "
         f"{backbone:,} in use\n"
         f"{config.data.source}: {run.train_feed.num_examples:,} training and {run.test_feed.num_examples:,} "
-        f"held-out images in {len(run.metadata['class_names'])} classes\n"
+        f"held-out images in {len(run.images.class_names)} classes\n"
         f"{config.epochs} epochs of {run.train_feed.steps_per_epoch} steps, {config.precision}, on "
         f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)"
     )
 
 
+def weights_metadata(config: Config, images: ImageData) -> dict[str, Any]:
+    """What it takes to use the weights: model, class names and preprocessing."""
+    height, width, channels = images.train.images.shape[1:]
+    return {
+        "model": dict(config.model),
+        "class_names": images.class_names,
+        "preprocessing": {
+            "height": height,
+            "width": width,
+            "channels": channels,
+            "mean": config.data.mean,
+            "std": config.data.std,
+        },
+    }
+
+
 def result(records: Sequence[Record], folder: Path) -> str:
     """The outcome of a finished run in one line."""
     tests = [record for record in records if record["split"] == "test"]
+    files = f"weights in {folder / 'weights'}, curves in {folder / 'curves.png'}"
+    if not tests:
+        return f"result: unknown, since {folder / 'metrics.jsonl'} is gone; {files}"
     best = min(tests, key=lambda record: record["error"])
     return (
         f"result: test error {tests[-1]['error']:.2f} % after epoch {tests[-1]['epoch']} "
-        f"(best {best['error']:.2f} % at epoch {best['epoch']}); "
-        f"weights in {folder / 'weights'}, curves in {folder / 'curves.png'}"
+        f"(best {best['error']:.2f} % at epoch {best['epoch']}); {files}"
     )
 
 

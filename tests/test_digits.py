@@ -1,11 +1,9 @@
 """The digits split against scikit-learn's own arrays."""
 
 import numpy as np
-import pytest
 from sklearn.datasets import load_digits
 
 from dks_jax.data import digits
-from dks_jax.errors import InputError
 
 
 def test_shapes_types_and_names():
@@ -45,9 +43,3 @@ def test_the_seed_decides_the_split():
     np.testing.assert_array_equal(first.train.images, again.train.images)
     np.testing.assert_array_equal(first.test.labels, again.test.labels)
     assert not np.array_equal(first.test.images, other.test.images)
-
-
-@pytest.mark.parametrize("seed", [-1, 2**32])
-def test_refuses_a_seed_out_of_range(seed: int):
-    with pytest.raises(InputError, match=f"split_seed is {seed}"):
-        digits.load(seed)

@@ -193,11 +193,6 @@ def test_an_empty_class_and_an_empty_split_are_named(root: Path):
         folder.list_images(root / "bare", ("cat",))
 
 
-def test_an_image_size_below_one_is_refused(root: Path):
-    with pytest.raises(InputError, match=r"`data.image_size` must be .* got 0"):
-        folder.load(str(root), 0)
-
-
 def test_real_cifar10_images(tmp_path: Path):
     source = os.environ.get("DKS_TEST_DATA")
     if source is None:

@@ -63,18 +63,28 @@ def config(**changes):
     ("changes", "message"),
     [
         ({"schedule": "linear"}, "`optimizer.schedule` must be 'step' or 'cosine'; got 'linear'"),
-        ({"momentum": 1.0}, "`optimizer.momentum` must be from 0 to below 1.*got 1.0"),
         ({"drop_epochs": (5, 3)}, "`optimizer.drop_epochs` must be rising"),
-        ({"drop_epochs": (0,)}, "counted from 1"),
+        ({"warmup_epochs": 1.0}, "`optimizer.warmup_epochs` must be 0 where the schedule is step; got 1.0"),
+        ({"schedule": "cosine"}, r"`optimizer.drop_epochs` must be \(\) where the schedule is cosine"),
         (
-            {"schedule": "cosine", "warmup_epochs": 10.0},
+            {"schedule": "cosine", "drop_epochs": (), "warmup_epochs": 10.0},
             "`optimizer.warmup_epochs` must be below `epochs`, 10",
         ),
     ],
 )
 def test_a_wrong_field_is_named(changes, message):
     with pytest.raises(InputError, match=message):
-        optim.from_config(config(**changes), epochs=10, steps_per_epoch=5)
+        optim.check(config(**changes), epochs=10)
+
+
+def test_a_warm_up_that_fills_all_but_the_last_steps_is_possible():
+    schedule = optim.cosine_schedule(0.4, warmup_epochs=9.999, epochs=10, steps_per_epoch=5)
+    assert schedule(49) == pytest.approx(0.4)
+
+
+def test_a_drop_beyond_every_step_never_comes():
+    schedule = optim.step_schedule(0.1, (10**6,), 0.2, steps_per_epoch=10**6)
+    assert schedule(2**31 - 2) == pytest.approx(0.1)
 
 
 def test_the_released_config_drops_and_forgets_the_momentum_together():

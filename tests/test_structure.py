@@ -35,6 +35,7 @@ ORDER = [
     "logs",
     "metrics",
     "configuration",
+    "files",
     "errors",
 ]
 

@@ -1,45 +1,75 @@
 """The data sources by the name that `config.data.source` gives, and the feeds made of them."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 from jax.typing import DTypeLike
 
 from dks_jax.data import cifar, digits, folder
 from dks_jax.data.augment import PAD_MODES
 from dks_jax.data.feed import Placement
-from dks_jax.data.images import ImageData, Split, first_per_class
+from dks_jax.data.images import ImageData
 from dks_jax.data.resident import EvaluationFeed, Preparation, TrainingFeed
 from dks_jax.errors import InputError
 
-# The split of the digits is the same for every seed of a run, so that runs can be averaged.
-DIGITS_SPLIT_SEED = 0
+
+class Source(NamedTuple):
+    """How to load a data set from `config.data`.
+
+    image_size: side of its images in pixels; 0 where they are resized to `data.image_size`.
+    channels: of its images.
+    """
+
+    load: Callable[[Any], ImageData]
+    image_size: int
+    channels: int
+
 
 SOURCES = {
-    "digits": lambda config: _reduced(digits.load(DIGITS_SPLIT_SEED), config),
-    "cifar": lambda config: _reduced(cifar.load(config.root, config.name), config),
-    "folder": lambda config: folder.load(
-        config.root, config.image_size, config.train_per_class, config.test_per_class
+    "digits": Source(lambda config: digits.load(), 8, 1),
+    "cifar": Source(lambda config: cifar.load(config.root, config.name), 32, 3),
+    "folder": Source(
+        lambda config: folder.load(
+            config.root, config.image_size, config.train_per_class, config.test_per_class
+        ),
+        0,
+        3,
     ),
 }
 
 
-def load(config) -> ImageData:
-    """The images that `config.data` describes, in memory.
-
-    Raises:
-      InputError: no source has that name, or its images are absent or damaged.
-    """
+def check(config) -> None:
+    """Raises InputError for fields of `config.data` that no data could make right."""
     if config.source not in SOURCES:
         raise InputError(f"`data.source` must be one of {', '.join(SOURCES)}; got {config.source!r}.")
-    return SOURCES[config.source](config)
+    source = SOURCES[config.source]
+    if source.image_size not in (0, config.image_size):
+        raise InputError(
+            f"`data.image_size` must be {source.image_size} for the source {config.source}, since only the "
+            f"images of a folder are resized; got {config.image_size}."
+        )
+    for name in ("mean", "std"):
+        if len(config[name]) != source.channels:
+            raise InputError(
+                f"`data.{name}` must hold one number for each of the {source.channels} channels of the "
+                f"images; got {config[name]}."
+            )
+    if config.pad_mode not in PAD_MODES:
+        raise InputError(f"`data.pad_mode` must be one of {', '.join(PAD_MODES)}; got {config.pad_mode!r}.")
+    if config.padding >= config.image_size:
+        raise InputError(
+            f"`data.padding` must be below the image size, {config.image_size}; got {config.padding}."
+        )
 
 
-def _reduced(images: ImageData, config) -> ImageData:
-    def first(split: Split, count: int) -> Split:
-        kept = first_per_class(split.labels, count)
-        return Split(split.images[kept], split.labels[kept])
+def load(config) -> ImageData:
+    """The images that `config.data` describes, as `check` accepts it, in memory.
 
-    return images._replace(
-        train=first(images.train, config.train_per_class), test=first(images.test, config.test_per_class)
-    )
+    Raises:
+      InputError: the images are absent or damaged, or too few for `train_per_class` or `test_per_class`.
+    """
+    images = SOURCES[config.source].load(config)
+    return images.reduced(config.train_per_class, config.test_per_class)
 
 
 def make_feeds(
@@ -48,22 +78,8 @@ def make_feeds(
     """The feeds of the training and the held-out split that `config.data` describes.
 
     Raises:
-      InputError: a field does not fit the images, or a batch does not divide by the devices or by
-        `norm_groups`.
+      InputError: a batch does not divide by the devices or by `norm_groups`, or there is none.
     """
-    _, height, width, channels = images.train.images.shape
-    for name in ("mean", "std"):
-        if len(config[name]) != channels:
-            raise InputError(
-                f"`data.{name}` must hold one number for each of the {channels} channels of the images; got "
-                f"{tuple(config[name])}."
-            )
-    if config.pad_mode not in PAD_MODES:
-        raise InputError(f"`data.pad_mode` must be one of {', '.join(PAD_MODES)}; got {config.pad_mode!r}.")
-    if config.padding >= min(height, width):
-        raise InputError(
-            f"`data.padding` must be below the image size, {min(height, width)}; got {config.padding}."
-        )
     preparation = Preparation(
         tuple(config.mean), tuple(config.std), config.padding, config.pad_mode, config.flip, dtype
     )
@@ -91,4 +107,7 @@ def make_feeds(
             f"`data.batch_size` must be at most {train.num_examples}, the number of training images, where "
             f"data.drop_last is set; got {config.batch_size}."
         )
-    return train, EvaluationFeed(images.test, preparation, batch_size=config.batch_size, devices=devices)
+    # No larger than the split needs, and a multiple of the devices.
+    needed = -(-len(images.test.labels) // devices.count) * devices.count
+    batch_size = min(config.batch_size, needed)
+    return train, EvaluationFeed(images.test, preparation, batch_size=batch_size, devices=devices)

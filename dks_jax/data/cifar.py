@@ -94,7 +94,7 @@ def load(root: str, name: str) -> ImageData:
     """
     if name not in CLASS_COUNTS:
         raise InputError(f"`data.name` must be one of {', '.join(CLASS_COUNTS)}; got {name!r}.")
-    folder = Path(root).expanduser()
+    folder = Path(os.path.expanduser(root))
     if folder.exists() and not folder.is_dir():
         raise InputError(
             f"`data.root` must be a folder that holds the data or is to hold it; {root} is a file."

@@ -1,5 +1,6 @@
 """Images on disk as root/<split>/<class>/<image>, the layout of ImageNet."""
 
+import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,11 +26,11 @@ def load(root: str, image_size: int, train_per_class: int = 0, test_per_class: i
     The classes are the sorted class folders of train. Everything is listed before the first image is
     decoded, so that a misplaced folder is reported at once.
 
-    Raises InputError for an image_size below 1, an absent root or split, both test and val, a held-out class
+    Raises InputError for an absent root or split, both test and val, a held-out class
     that train lacks, a class without images and an image that cannot be decoded.
     """
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
+    folder = Path(os.path.expanduser(root))
+    if not root or not folder.is_dir():
         raise InputError(
             f"`data.root` must be a folder that holds train and test (or val); there is no folder {root!r}."
         )
@@ -38,8 +39,14 @@ def load(root: str, image_size: int, train_per_class: int = 0, test_per_class: i
         found = "both test and val" if held_out else "neither test nor val"
         raise InputError(f"`data.root` must hold exactly one of test and val; {root} holds {found}.")
     names = class_names(folder / "train")
-    train = _keep(*list_images(folder / "train", names), train_per_class)
-    test = _keep(*list_images(folder / held_out[0], names), test_per_class)
+
+    def keep(split: str, count: int, field: str) -> tuple[list[Path], np.ndarray]:
+        paths, labels = list_images(folder / split, names)
+        kept = first_per_class(labels, count, names, field)
+        return [paths[i] for i in kept], labels[kept]
+
+    train = keep("train", train_per_class, "train_per_class")
+    test = keep(held_out[0], test_per_class, "test_per_class")
     return ImageData(_decode_all(*train, image_size), _decode_all(*test, image_size), names)
 
 
@@ -109,12 +116,6 @@ def decode(path: Path, image_size: int) -> np.ndarray:
     return np.asarray(rgb)
 
 
-def _keep(paths: list[Path], labels: np.ndarray, per_class: int) -> tuple[list[Path], np.ndarray]:
-    """Takes the first images of every class."""
-    kept = first_per_class(labels, per_class)
-    return [paths[i] for i in kept], labels[kept]
-
-
 def _is_image(path: Path, split_folder: Path) -> bool:
     """Tells whether the path has an image's extension, is not hidden and is not a folder."""
     hidden = any(part.startswith(".") for part in path.relative_to(split_folder).parts)
@@ -124,8 +125,6 @@ def _is_image(path: Path, split_folder: Path) -> bool:
 
 def _decode_all(paths: list[Path], labels: np.ndarray, image_size: int) -> Split:
     """Decodes the files in threads (Pillow releases the interpreter lock) into one array."""
-    if image_size < 1:
-        raise InputError(f"`data.image_size` must be the side in pixels, 1 or more; got {image_size}.")
     images = np.empty((len(paths), image_size, image_size, 3), dtype=np.uint8)
 
     def fill(position: int) -> None:

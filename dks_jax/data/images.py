@@ -25,25 +25,36 @@ class ImageData(NamedTuple):
     test: Split
     class_names: tuple[str, ...]
 
+    def reduced(self, train_per_class: int, test_per_class: int) -> "ImageData":
+        """The first images of every class alone; 0 for all.
 
-def first_per_class(labels: np.ndarray, count: int) -> np.ndarray:
+        Raises:
+          InputError: a class has fewer.
+        """
+
+        def first(split: Split, count: int, field: str) -> Split:
+            kept = first_per_class(split.labels, count, self.class_names, field)
+            return Split(split.images[kept], split.labels[kept])
+
+        return self._replace(
+            train=first(self.train, train_per_class, "train_per_class"),
+            test=first(self.test, test_per_class, "test_per_class"),
+        )
+
+
+def first_per_class(labels: np.ndarray, count: int, class_names: tuple[str, ...], field: str) -> np.ndarray:
     """Indices of the first `count` examples of every class, rising; of all examples where `count` is 0.
 
-    The classes are 0 to the largest label that occurs.
-
     Raises:
-      InputError: `count` is negative, or a class has fewer examples.
+      InputError: a class has fewer; it names the class and the config's `field`.
     """
-    if count < 0:
-        raise InputError(f"The number of images to keep per class must be 0 (all) or more; got {count}.")
     if count == 0:
         return np.arange(len(labels))
-    kept = []
-    for label, available in enumerate(np.bincount(labels)):
-        if available < count:
-            raise InputError(
-                f"The number of images to keep per class must be at most {available}, which class {label} "
-                f"has, or 0 for all; got {count}."
-            )
-        kept.append(np.flatnonzero(labels == label)[:count])
-    return np.sort(np.concatenate(kept))
+    available = np.bincount(labels, minlength=len(class_names))
+    fewest = int(np.argmin(available))
+    if available[fewest] < count:
+        raise InputError(
+            f"`data.{field}` must be at most {available[fewest]}, the number of images of class "
+            f"{class_names[fewest]!r}, or 0 for all; got {count}."
+        )
+    return np.sort(np.concatenate([np.flatnonzero(labels == c)[:count] for c in range(len(class_names))]))

@@ -1,18 +1,45 @@
 """The backbones by the name that `config.model.name` gives."""
 
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from flax import nnx
 
+from dks_jax.configuration import fits
 from dks_jax.errors import InputError
-from dks_jax.models.wide_resnet import wide_resnet
+from dks_jax.models import wide_resnet
 from dks_jax.supervision import DeeplySupervised
 
+
+class Model(NamedTuple):
+    """How to build a network, and how to check the arguments that a config gives it."""
+
+    build: Callable[..., DeeplySupervised]
+    check: Callable[..., None]
+
+
 MODELS = {
-    "wide_resnet": wide_resnet,
+    "wide_resnet": Model(wide_resnet.wide_resnet, wide_resnet.check),
 }
+
+
+def check(model: Mapping[str, Any]) -> None:
+    """Raises InputError for a model of no name in MODELS, or an argument missing, unknown or out of range."""
+    arguments = dict(model)
+    name = arguments.pop("name")
+    if name not in MODELS:
+        raise InputError(f"`model.name` must be one of {', '.join(MODELS)}; got {name!r}.")
+    parameters = inspect.signature(MODELS[name].check).parameters
+    if set(arguments) != set(parameters):
+        raise InputError(
+            f"The fields of `model` for {name} must be {', '.join(parameters)}; got {', '.join(arguments)}."
+        )
+    for argument, value in arguments.items():
+        expected = parameters[argument].annotation
+        if not fits(value, expected):
+            raise InputError(f"`model.{argument}` must be of type {expected.__name__}; got {value!r}.")
+    MODELS[name].check(**arguments)
 
 
 def build(
@@ -27,28 +54,15 @@ def build(
     """The network that `model` describes, a name of MODELS and the arguments of its own, freshly initialised.
 
     Raises:
-      InputError: no model has that name, or an argument is missing, unknown or out of its range.
+      InputError: as `check`.
     """
-    fields = dict(model)
-    name = fields.pop("name")
-    if name not in MODELS:
-        raise InputError(f"`model.name` must be one of {', '.join(MODELS)}; got {name!r}.")
-    common = {
-        "num_classes": num_classes,
-        "channels": channels,
-        "branches": branches,
-        "norm_groups": norm_groups,
-        "rngs": nnx.Rngs(seed),
-    }
-    parameters = inspect.signature(MODELS[name]).parameters
-    accepted = [p for p in parameters if p not in common]
-    required = [p for p in accepted if parameters[p].default is inspect.Parameter.empty]
-    if set(required) - set(fields) or set(fields) - set(accepted):
-        raise InputError(
-            f"The fields of `model` for {name} must be {', '.join(accepted)}; got {', '.join(fields)}."
-        )
-    for field, value in fields.items():
-        expected = parameters[field].annotation
-        if not isinstance(value, (int, float) if expected is float else expected) or isinstance(value, bool):
-            raise InputError(f"`model.{field}` must be of type {expected.__name__}; got {value!r}.")
-    return MODELS[name](**common, **fields)
+    check(model)
+    arguments = dict(model)
+    return MODELS[arguments.pop("name")].build(
+        **arguments,
+        num_classes=num_classes,
+        channels=channels,
+        branches=branches,
+        norm_groups=norm_groups,
+        rngs=nnx.Rngs(seed),
+    )

@@ -74,6 +74,18 @@ class Head(nnx.Module):
         return self.fc(nnx.relu(self.bn(x)).mean(axis=(1, 2)))
 
 
+def check(depth: int, width: int, dropout: float) -> None:
+    """Raises InputError for an argument of `wide_resnet` that is out of its range."""
+    if depth < 16 or (depth - 4) % 6:
+        raise InputError(
+            f"`depth` of a wide ResNet must be 6n+4 with n >= 2, e.g. 16, 22, 28 or 40; got {depth}."
+        )
+    if width < 1:
+        raise InputError(f"`width` of a wide ResNet must be 1 or more, e.g. 10; got {width}.")
+    if not 0.0 <= dropout < 1.0:
+        raise InputError(f"`dropout` must be a rate from 0 to below 1, e.g. 0.3; got {dropout}.")
+
+
 def wide_resnet(
     depth: int,
     width: int,
@@ -99,16 +111,8 @@ def wide_resnet(
     Raises:
       InputError: `depth`, `width` or `dropout` is out of its range.
     """
-    num_blocks, remainder = divmod(depth - 4, 6)
-    if remainder or num_blocks < 2:
-        raise InputError(
-            f"`depth` of a wide ResNet must be 6n+4 with n >= 2, e.g. 16, 22, 28 or 40; got {depth}."
-        )
-    if width < 1:
-        raise InputError(f"`width` of a wide ResNet must be 1 or more, e.g. 10; got {width}.")
-    if not 0.0 <= dropout < 1.0:
-        raise InputError(f"`dropout` must be a rate from 0 to below 1, e.g. 0.3; got {dropout}.")
-
+    check(depth, width, dropout)
+    num_blocks = (depth - 4) // 6
     widths = [16 * width, 32 * width, 64 * width, 128 * width]
     block = {"dropout": dropout, "norm_groups": norm_groups, "rngs": rngs}
 

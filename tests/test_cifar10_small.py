@@ -1,0 +1,38 @@
+"""configs/cifar10_small.py on real images of CIFAR-10."""
+
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from dks_jax import train
+
+CONFIG = Path(__file__).parent.parent / "configs" / "cifar10_small.py"
+
+
+@pytest.fixture
+def cifar10(tmp_path):
+    """A folder with the first 20 training and 4 test images of every class."""
+    if "DKS_TEST_DATA" not in os.environ:
+        pytest.skip(
+            "DKS_TEST_DATA is unset: it names a folder with cifar10_train.tar.gz and cifar10_test.tar.gz"
+        )
+    for split, num in (("train", 20), ("test", 4)):
+        with tarfile.open(Path(os.environ["DKS_TEST_DATA"]) / f"cifar10_{split}.tar.gz") as archive:
+            for member in archive:
+                if member.isfile() and int(Path(member.name).stem) < num:
+                    archive.extract(member, tmp_path / "data", filter="data")
+    return tmp_path / "data"
+
+
+def test_the_loss_falls_on_real_images(cifar10, tmp_path):
+    # 200 images in 5 steps an epoch: too few to classify well, enough to learn something from.
+    arguments = [f"--config={CONFIG}", f"--config.data.root={cifar10}", f"--workdir={tmp_path / 'run'}"]
+    fields = ["data.train_per_class=20", "data.test_per_class=4", "data.batch_size=40", "epochs=5"]
+    assert train.main(arguments + [f"--config.{field}" for field in fields]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    training = [line for line in lines if line["split"] == "train"]
+    assert training[-1]["loss"] < 0.9 * training[0]["loss"]
+    assert training[-1]["error"] < training[0]["error"]
