@@ -2,6 +2,7 @@
 
     python -m dks_jax.train --config configs/digits_wrn.py
 
+Expected: a test error below 3 % (seed 0: 0.83 %), in about two minutes on 2 CPU cores (2026-11-22).
 1437 training and 360 held-out images of 8x8 pixels; the last partial batch of an epoch is dropped, so that
 any number of devices that divides 64 will do. Methods: dks, ds, baseline, top_down, bottom_up.
 """

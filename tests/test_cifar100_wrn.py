@@ -1,15 +1,12 @@
 """configs/cifar100_wrn.py on files in the format of CIFAR-100."""
 
-import json
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dks_jax import train
-
-CONFIG = Path(__file__).parent.parent / "configs" / "cifar100_wrn.py"
+from runs import CONFIGS, records
 
 
 @pytest.fixture
@@ -36,7 +33,7 @@ def train_one_epoch(root, workdir, precision, *overrides):
     """Two steps, of four and of two images."""
     return train.main(
         [
-            f"--config={CONFIG}",
+            f"--config={CONFIGS / 'cifar100_wrn.py'}",
             f"--config.data.root={root}",
             f"--config.precision={precision}",
             "--config.data.batch_size=4",
@@ -48,7 +45,7 @@ def train_one_epoch(root, workdir, precision, *overrides):
 
 
 def assert_two_real_steps(workdir):
-    line = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[0])
+    line = records(workdir)[0]
     assert line["step"] == 2
     # ln 100 = 4.6 is the cross-entropy of an even guess; three of them, and divergences of order one.
     assert 10 < line["loss"] < 60

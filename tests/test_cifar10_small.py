@@ -1,6 +1,5 @@
 """configs/cifar10_small.py on real images of CIFAR-10."""
 
-import json
 import os
 import tarfile
 from pathlib import Path
@@ -8,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from dks_jax import train
-
-CONFIG = Path(__file__).parent.parent / "configs" / "cifar10_small.py"
+from runs import CONFIGS, records
 
 
 @pytest.fixture
@@ -29,10 +27,13 @@ def cifar10(tmp_path):
 
 def test_the_loss_falls_on_real_images(cifar10, tmp_path):
     # 200 images in 5 steps an epoch: too few to classify well, enough to learn something from.
-    arguments = [f"--config={CONFIG}", f"--config.data.root={cifar10}", f"--workdir={tmp_path / 'run'}"]
+    arguments = [
+        f"--config={CONFIGS / 'cifar10_small.py'}",
+        f"--config.data.root={cifar10}",
+        f"--workdir={tmp_path / 'run'}",
+    ]
     fields = ["data.train_per_class=20", "data.test_per_class=4", "data.batch_size=40", "epochs=5"]
     assert train.main(arguments + [f"--config.{field}" for field in fields]) == 0
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    training = [line for line in lines if line["split"] == "train"]
+    training = [line for line in records(tmp_path / "run") if line["split"] == "train"]
     assert training[-1]["loss"] < 0.9 * training[0]["loss"]
     assert training[-1]["error"] < training[0]["error"]

@@ -188,7 +188,12 @@ def _unpack(archive: Path, folder: str) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix=f"{folder}-", dir=archive.parent) as unpacked:
             with tarfile.open(archive) as tar:
-                tar.extractall(unpacked, filter="data")
+                for member in tar:
+                    parent, _, file = member.name.rpartition("/")
+                    # Nothing but the plain files of the folder: no link, no path that leads elsewhere.
+                    if parent.removeprefix("./") == folder and (content := tar.extractfile(member)):
+                        (Path(unpacked) / folder).mkdir(exist_ok=True)
+                        (Path(unpacked) / folder / file).write_bytes(content.read())
             os.rename(Path(unpacked) / folder, target)
     except OSError as error:
         # Another process may have unpacked the same archive meanwhile, and its result is as good.

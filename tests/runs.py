@@ -1,0 +1,30 @@
+"""Training runs as the command line makes them, small ones."""
+
+import json
+from pathlib import Path
+
+from dks_jax import train
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+DIGITS = f"--config={CONFIGS / 'digits_wrn.py'}"
+# 100 training digits in batches of 64 and 36; 20 held-out ones.
+SMALL = ["--config.data.train_per_class=10", "--config.data.test_per_class=2", "--config.epochs=3"]
+SMALL += ["--config.checkpoint_every_epochs=1", "--config.data.drop_last=False"]
+
+# The environment of a process with four devices.
+FOUR_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+
+
+def run(workdir, *arguments):
+    return train.main([DIGITS, *SMALL, f"--workdir={workdir}", *arguments])
+
+
+def records(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def train_on(folder, workdir):
+    fields = ["source=folder", f"root={folder}", "mean=(0.5,0.5,0.5)", "std=(0.25,0.25,0.25)", "batch_size=4"]
+    return train.main(
+        [DIGITS, "--config.epochs=1", f"--workdir={workdir}", *(f"--config.data.{field}" for field in fields)]
+    )
