@@ -2,7 +2,7 @@
 
     python -m dks_jax.train --config configs/cifar100_wrn.py
     python -m dks_jax.train --config configs/cifar100_wrn.py:baseline
-    python -m dks_jax.train --config configs/cifar100_wrn.py --config.model.dropout=0.3
+    python -m dks_jax.train --config configs/cifar100_wrn.py --config.model.dropout=0.3 --workdir DIR
 
 Reported top-1 error, %, mean and standard deviation of 5 runs (README of github.com/sundw2014/DKS):
 baseline 18.72 +/- 0.24, DKS 17.24 +/- 0.22; with dropout 18.64 +/- 0.19 and 16.71 +/- 0.17. These are the

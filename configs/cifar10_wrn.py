@@ -2,7 +2,7 @@
 
     python -m dks_jax.train --config configs/cifar10_wrn.py
     python -m dks_jax.train --config configs/cifar10_wrn.py:baseline
-    python -m dks_jax.train --config configs/cifar10_wrn.py --config.model.dropout=0.3
+    python -m dks_jax.train --config configs/cifar10_wrn.py --config.model.dropout=0.3 --workdir DIR
 
 Methods: dks, ds, baseline, top_down, bottom_up. The recipe is that of configs/cifar100_wrn.py; errors on
 CIFAR-10 are not reported for it.

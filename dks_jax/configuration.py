@@ -25,7 +25,7 @@ class Field(NamedTuple):
 
     type: of the value, or of the elements where `several` is set.
     minimum, maximum: of a number, inclusive.
-    above: a number that the value must exceed.
+    above, below: numbers between which the value must lie.
     """
 
     type: type
@@ -33,6 +33,7 @@ class Field(NamedTuple):
     minimum: float = -math.inf
     maximum: float = math.inf
     above: float = -math.inf
+    below: float = math.inf
     several: bool = False
 
 
@@ -64,11 +65,11 @@ FIELDS: dict[str, Field] = {
     "synergy.epsilon": Field(float, "smoothing of the probabilities; 1e-8 as released, 0: exact KL", 0),
     "optimizer.schedule": Field(str, "step or cosine"),
     "optimizer.learning_rate": Field(float, "before any drop", 0),
-    "optimizer.momentum": Field(float, "0 to below 1", 0, math.nextafter(1, 0)),
+    "optimizer.momentum": Field(float, "of the gradient, 0 for none", 0, below=1),
     "optimizer.weight_decay": Field(float, "added to the gradient (coupled)", 0),
     "optimizer.decay_norm_and_bias": Field(bool, "whether norms and biases decay too"),
     "optimizer.drop_epochs": Field(int, "rising epochs, counted from 1; step only", 1, 10**6, several=True),
-    "optimizer.drop_factor": Field(float, "by which the learning rate is multiplied there", 0),
+    "optimizer.drop_factor": Field(float, "by which the learning rate is multiplied there", 0, 1),
     "optimizer.reset_momentum_at_drops": Field(bool, "whether the momentum is set to zero there"),
     "optimizer.warmup_epochs": Field(float, "of linear warm-up; cosine only", 0),
 }
@@ -144,50 +145,67 @@ def fits(value: Any, expected: type) -> bool:
 
 def _check_field(name: str, value: Any) -> None:
     field = FIELDS[name]
-    kind = f"a tuple of {field.type.__name__}" if field.several else field.type.__name__
+    kind = f"a tuple of {field.type.__name__}" if field.several else f"of type {field.type.__name__}"
     values = value if field.several else (value,)
     if not isinstance(values, tuple) or not all(fits(v, field.type) for v in values):
-        raise InputError(f"`{name}` must be of type {kind}; got {value!r}.")
+        raise InputError(f"`{name}` must be {kind}; got {value!r}.")
     for v in values:
         if field.type not in (int, float):
             continue
-        if not field.minimum <= v <= field.maximum or v <= field.above or not math.isfinite(v):
+        inside = field.minimum <= v <= field.maximum and field.above < v < field.below
+        if not inside or not math.isfinite(v):
             raise InputError(f"`{name}` must be {_range(field)}; got {value}.")
 
 
 def _range(field: Field) -> str:
-    if field.above > -math.inf:
-        return f"above {field.above} and finite"
-    if field.minimum == -math.inf:
-        return "finite"
-    return f"{field.minimum} or more" + (
-        f" and at most {field.maximum}" if field.maximum < math.inf else " and finite"
-    )
+    bounds = [
+        f"{word} {bound}"
+        for word, bound in (
+            ("at least", field.minimum),
+            ("above", field.above),
+            ("at most", field.maximum),
+            ("below", field.below),
+        )
+        if math.isfinite(bound)
+    ]
+    return " and ".join(bounds) or "finite"
 
 
 def _override(config: Config, name: str, text: str) -> None:
     flat = flatten(config)
     if name not in flat:
         raise _unknown(name, flat)
-    expected = type(flat[name])
-    try:
-        value = text if expected is str else ast.literal_eval(text.capitalize() if expected is bool else text)
-        if fits(value, expected):
-            value = expected(value)
-    # What literal_eval raises on any text, and float() on a whole number too large for it.
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, OverflowError):
-        value = None
-    if not fits(value, expected):
+    # The type of a model's argument is known to models.check alone.
+    field = FIELDS.get(name)
+    expected = (tuple if field.several else field.type) if field else None
+    value = _parse(text, expected)
+    if expected and not fits(value, expected):
         raise InputError(
             f"`--config.{name}` must be of type {expected.__name__}, e.g. {flat[name]!r}; got {text[:100]!r}."
         )
     *parents, last = name.split(".")
     for parent in parents:
         config = config[parent]
-    config[last] = value
+    with config.ignore_type():
+        config[last] = value
+
+
+def _parse(text: str, expected: type | None) -> Any:
+    """The value that a text on the command line stands for; the text itself where it is no literal."""
+    if expected is str:
+        return text
+    try:
+        value = ast.literal_eval(text.capitalize() if expected is bool else text)
+        return expected(value) if expected and fits(value, expected) else value
+    # What literal_eval raises on any text, and float() on a whole number too large for it.
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, OverflowError):
+        return text
 
 
 def _unknown(name: str, known: Mapping[str, Any]) -> InputError:
+    members = [field for field in known if field.startswith(f"{name}.")]
+    if members:
+        return InputError(f"`{name}` is a group of fields; set one of {', '.join(members)}.")
     close = difflib.get_close_matches(name, known, n=1)
     accepted = f"the closest one is `{close[0]}`" if close else f"the fields are {', '.join(known)}"
     return InputError(f"The config has no field `{name}`; {accepted}.")

@@ -17,7 +17,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) ->
     """
     # The object-oriented interface needs no display and keeps no global state.
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
     classifiers = [name.removeprefix("error/") for name in records[-1] if name.startswith("error/")]
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -31,6 +31,10 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) ->
             errors = [row[f"error/{classifier}"] for row in rows]
             error_axes.plot(epochs, errors, style, color=f"C{i}", label=f"{classifier}, {split}")
     loss_axes.set(xlabel="epoch", ylabel="loss", yscale="log")
+    # Plain numbers, and some between the powers of ten, since a loss often stays within one.
+    loss_axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    loss_axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    loss_axes.yaxis.set_minor_formatter(NullFormatter())
     error_axes.set(xlabel="epoch", ylabel="top-1 error (%)", ylim=(0, None))
     for axes in (loss_axes, error_axes):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

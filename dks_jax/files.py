@@ -1,4 +1,4 @@
-"""Files and folders that are complete or absent."""
+"""Files and folders that are never half-written."""
 
 import shutil
 from collections.abc import Iterator
@@ -19,9 +19,13 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(partial)
         raise
+    # A folder cannot replace another one: the old one steps aside until the new one is there.
+    old = path.with_name(path.name + ".old.partial")
+    _remove(old)
     if path.is_dir():
-        shutil.rmtree(path)
+        path.replace(old)
     partial.replace(path)
+    _remove(old)
 
 
 def _remove(path: Path) -> None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dks_jax.configuration import Config
 from dks_jax.errors import InputError
 
 Schedule = Callable[[Any], Any]  # from the step, an integer or an array, to the learning rate
@@ -106,7 +107,7 @@ def sgd(
     )
 
 
-def check(config, epochs: int) -> None:
+def check(config: Config, epochs: int) -> None:
     """Raises InputError for fields of `config.optimizer` that do not fit each other or `epochs`."""
     if config.schedule not in ("step", "cosine"):
         raise InputError(f"`optimizer.schedule` must be 'step' or 'cosine'; got {config.schedule!r}.")
@@ -129,7 +130,9 @@ def check(config, epochs: int) -> None:
         )
 
 
-def from_config(config, epochs: int, steps_per_epoch: int) -> tuple[optax.GradientTransformation, Schedule]:
+def from_config(
+    config: Config, epochs: int, steps_per_epoch: int
+) -> tuple[optax.GradientTransformation, Schedule]:
     """The optimizer and the schedule that `config.optimizer` describes, as `check` accepts it."""
     reset_steps = []
     if config.schedule == "step":

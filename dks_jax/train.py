@@ -88,8 +88,12 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path]:
 
 def fields_help() -> str:
     """The fields of a config and their meaning, a line each."""
-    lines = (f"  --config.{name:34} {field.meaning}" for name, field in configuration.FIELDS.items())
-    return "\n".join(["fields of the config:", *lines])
+    meanings = {name: field.meaning for name, field in configuration.FIELDS.items()}
+    for model in models.MODELS:
+        meanings |= {f"model.{name}": f"of {model}" for name in models.arguments(model)}
+    return "\n".join(
+        ["fields of the config:", *(f"  --config.{name:34} {text}" for name, text in meanings.items())]
+    )
 
 
 class Run(NamedTuple):
@@ -181,8 +185,9 @@ def train(config: Config, folder: Path) -> None:
         checkpoints.close()
     if log.records:
         draw_curves(log.records, folder / "curves.png", folder.name)
-    params, batch_stats = backbone_only(state.params), backbone_only(state.batch_stats)
-    save_weights(folder / "weights", params, batch_stats, weights_metadata(config, run.images))
+    if first_epoch < config.epochs or not (folder / "weights").exists():
+        params, batch_stats = backbone_only(state.params), backbone_only(state.batch_stats)
+        save_weights(folder / "weights", params, batch_stats, weights_metadata(config, run.images))
     print(result(log.records, folder))
 
 
@@ -264,13 +269,13 @@ def weights_metadata(config: Config, images: ImageData) -> dict[str, Any]:
 def result(records: Sequence[Record], folder: Path) -> str:
     """The outcome of a finished run in one line."""
     tests = [record for record in records if record["split"] == "test"]
-    files = f"weights in {folder / 'weights'}, curves in {folder / 'curves.png'}"
     if not tests:
-        return f"result: unknown, since {folder / 'metrics.jsonl'} is gone; {files}"
+        return f"result: unknown, since the lines of {folder / 'metrics.jsonl'} are gone"
     best = min(tests, key=lambda record: record["error"])
     return (
         f"result: test error {tests[-1]['error']:.2f} % after epoch {tests[-1]['epoch']} "
-        f"(best {best['error']:.2f} % at epoch {best['epoch']}); {files}"
+        f"(best {best['error']:.2f} % at epoch {best['epoch']}); "
+        f"weights in {folder / 'weights'}, curves in {folder / 'curves.png'}"
     )
 
 

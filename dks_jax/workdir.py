@@ -1,8 +1,9 @@
-"""The folder of a run, bound to one config and one data set by its config.json."""
+"""The folder of a run, bound to one config and one set of images by its config.json."""
 
 import json
 import platform
 import subprocess
+import zlib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,31 +11,38 @@ from typing import Any
 import jax
 
 from dks_jax.configuration import Config, flatten
-from dks_jax.data.images import ImageData
+from dks_jax.data.images import ImageData, Split
 from dks_jax.errors import InputError
 from dks_jax.files import replacing
 
+# What a run writes beside its config.json.
+FILES = ("checkpoints", "weights", "metrics.jsonl", "curves.png", "config.json")
+# Fields that may change between two starts: they do not touch the result, given that the images are the same.
+FREE_FIELDS = ("data.root", "checkpoint_every_epochs")
 PACKAGES = ("dks-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def check(folder: Path, config: Config) -> None:
-    """Checks that `folder` is absent, empty, or the folder of a run with the same config.
+    """Checks that `folder` holds no file that a run writes, or those of a run with the same config.
 
     Raises:
-      InputError: it is a file, holds something else, or belongs to a run with another config.
+      InputError: it is a file, holds such files of something else, or belongs to a run with another config.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"`--workdir` must be a folder; {folder} is a file.")
     if description := _read(folder):
-        before, now = flatten(description["config"]), flatten(json.loads(config.to_json()))
+        before, now = (
+            {name: value for name, value in flatten(fields).items() if name not in FREE_FIELDS}
+            for fields in (description["config"], json.loads(config.to_json()))
+        )
         _refuse_changes(folder, "config", before, now)
 
 
 def create(folder: Path, config: Config, images: ImageData) -> None:
     """Makes the folder and its config.json, or adds to it what is different since the run was started.
 
-    config.json holds "config"; "data": the numbers of images and the class names; "versions", "devices" and
-    "commit" of the first start; and the same of later starts, where they are others, under "resumed".
+    config.json holds "config"; "data": numbers and checksums of the images, class names; "versions",
+    "devices" and "commit" of the first start; and those of later starts, where they differ, as "resumed".
 
     Raises:
       InputError: the folder belongs to a run on other data.
@@ -42,6 +50,8 @@ def create(folder: Path, config: Config, images: ImageData) -> None:
     data = {
         "train_images": len(images.train.labels),
         "test_images": len(images.test.labels),
+        "train_checksum": _checksum(images.train),
+        "test_checksum": _checksum(images.test),
         "class_names": list(images.class_names),
     }
     program = {
@@ -64,18 +74,31 @@ def create(folder: Path, config: Config, images: ImageData) -> None:
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """The config.json of a run; None where the folder is absent or empty."""
-    if not folder.exists() or not [path for path in folder.iterdir() if path.suffix != ".partial"]:
+    """The config.json of a run; None where the folder has none and nothing else that a run writes."""
+    found = [name for name in FILES if (folder / name).exists()]
+    if not found:
         return None
     try:
         description = json.loads((folder / "config.json").read_text())
-        if {"config", "data", "versions", "devices", "commit", "resumed"} <= description.keys():
+        kinds = {
+            "config": dict,
+            "data": dict,
+            "versions": dict,
+            "devices": list,
+            "commit": str,
+            "resumed": list,
+        }
+        if all(isinstance(description[key], kind) for key, kind in kinds.items()):
             return description
-    except (FileNotFoundError, ValueError, AttributeError):
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         pass
     raise InputError(
-        f"The workdir {folder} holds files, but no config.json of a run: give a new or empty --workdir."
+        f"The workdir {folder} holds {', '.join(found)}, but no config.json of a run: give another --workdir."
     )
+
+
+def _checksum(split: Split) -> int:
+    return zlib.crc32(split.labels.tobytes(), zlib.crc32(split.images.tobytes()))
 
 
 def _refuse_changes(folder: Path, what: str, before: dict[str, Any], now: dict[str, Any]) -> None:

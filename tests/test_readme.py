@@ -1,4 +1,4 @@
-"""The Python examples of the README run."""
+"""The README: its examples run."""
 
 import re
 from pathlib import Path

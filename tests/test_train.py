@@ -273,6 +273,10 @@ def test_another_start_is_added_to_config_json(unbroken, tmp_path, monkeypatch):
     assert after == before
 
 
+def test_moved_data_and_more_checkpoints_are_no_other_run(unbroken):
+    assert run(unbroken, "--config.data.root=elsewhere", "--config.checkpoint_every_epochs=2") == 0
+
+
 def test_lost_curves_are_drawn_again(unbroken, tmp_path):
     shutil.copytree(unbroken, tmp_path / "copy")
     (tmp_path / "copy" / "curves.png").unlink()

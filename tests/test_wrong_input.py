@@ -14,7 +14,7 @@ from runs import CONFIGS, DIGITS, FOUR_DEVICES, run, train_on
 # Overrides of digits_wrn, and what the sentence says.
 WRONG_FIELDS = {
     "unknown field": ("optimizer.learning_rat=1", "the closest one is `optimizer.learning_rate`"),
-    "a group of fields": ("data=3", "has no field `data`"),
+    "a group of fields": ("data=3", "`data` is a group of fields; set one of data.batch_size, "),
     "unknown source": (
         "data.source=mnist",
         "`data.source` must be one of digits, cifar, folder; got 'mnist'",
@@ -23,24 +23,24 @@ WRONG_FIELDS = {
     "unknown method": ("method=kd", "must be one of dks, ds, baseline, top_down, bottom_up; got 'kd'"),
     "precision": ("precision=float16", "`precision` must be one of float32, bfloat16"),
     "depth 30": ("model.depth=30", "must be 6n+4 with n >= 2, e.g. 16, 22, 28 or 40; got 30"),
-    "depth 16.0": ("model.depth=16.0", "`--config.model.depth` must be of type int, e.g. 16; got '16.0'"),
+    "depth 16.0": ("model.depth=16.0", "`model.depth` must be of type int; got 16.0"),
     "width 0": ("model.width=0", "`width` of a wide ResNet must be 1 or more"),
     "dropout 1": ("model.dropout=1", "`dropout` must be a rate from 0 to below 1"),
-    "negative epochs": ("epochs=-1", "`epochs` must be 1 or more and at most 1000000000; got -1"),
-    "no epochs": ("epochs=0", "`epochs` must be 1 or more"),
+    "negative epochs": ("epochs=-1", "`epochs` must be at least 1 and at most 1000000000; got -1"),
+    "no epochs": ("epochs=0", "`epochs` must be at least 1"),
     "text as a number": ("epochs=ten", "`--config.epochs` must be of type int, e.g. 40; got 'ten'"),
     "a fraction as a count": ("epochs=1.5", "must be of type int"),
     "an expression": ("epochs=1+1", "must be of type int"),
     "an endless expression": (f"epochs={'-' * 20000}1", "must be of type int"),
     "nothing": ("epochs=", "must be of type int"),
-    "batch 0": ("data.batch_size=0", "`data.batch_size` must be 1 or more"),
+    "batch 0": ("data.batch_size=0", "`data.batch_size` must be at least 1"),
     "a number as a switch": ("data.flip=2", "must be of type bool"),
-    "seed": ("seed=4294967296", "`seed` must be 0 or more and at most 4294967295"),
-    "negative seed": ("seed=-1", "`seed` must be 0 or more"),
+    "seed": ("seed=4294967296", "`seed` must be at least 0 and at most 4294967295"),
+    "negative seed": ("seed=-1", "`seed` must be at least 0"),
     "channels": ("data.mean=(0.5,0.5,0.5)", "`data.mean` must hold one number for each of the 1 channels"),
     "a number as a tuple": ("data.mean=0.5", "`--config.data.mean` must be of type tuple, e.g. (0.305,)"),
-    "texts in a tuple": ("data.mean=('a',)", "`data.mean` must be of type a tuple of float"),
-    "no spread": ("data.std=(0,)", "`data.std` must be above 0 and finite; got (0,)"),
+    "texts in a tuple": ("data.mean=('a',)", "`data.mean` must be a tuple of float"),
+    "no spread": ("data.std=(0,)", "`data.std` must be above 0; got (0,)"),
     "infinity in a tuple": ("data.mean=(1e400,)", "`data.mean` must be finite; got (inf,)"),
     "pad mode": ("data.pad_mode=wrap", "`data.pad_mode` must be one of reflect, zero; got 'wrap'"),
     "padding": ("data.padding=8", "`data.padding` must be below the image size, 8; got 8"),
@@ -49,27 +49,31 @@ WRONG_FIELDS = {
     "schedule": ("optimizer.schedule=exp", "`optimizer.schedule` must be 'step' or 'cosine'"),
     "infinite rate": (
         "optimizer.learning_rate=1e999",
-        "`optimizer.learning_rate` must be 0 or more and finite",
+        "`optimizer.learning_rate` must be at least 0; got inf",
     ),
     "a rate of 400 digits": (f"optimizer.learning_rate=1{'0' * 400}", "must be of type float"),
-    "momentum 1": ("optimizer.momentum=1", "`optimizer.momentum` must be 0 or more and at most 0.9"),
+    "momentum 1": ("optimizer.momentum=1", "`optimizer.momentum` must be at least 0 and below 1; got 1.0"),
     "texts as epochs": (
         "optimizer.drop_epochs=('a',)",
-        "`optimizer.drop_epochs` must be of type a tuple of int",
+        "`optimizer.drop_epochs` must be a tuple of int",
     ),
-    "fractions as epochs": ("optimizer.drop_epochs=(1.5,)", "must be of type a tuple of int"),
-    "epoch 0": ("optimizer.drop_epochs=(0,)", "`optimizer.drop_epochs` must be 1 or more"),
+    "fractions as epochs": ("optimizer.drop_epochs=(1.5,)", "must be a tuple of int"),
+    "epoch 0": ("optimizer.drop_epochs=(0,)", "`optimizer.drop_epochs` must be at least 1"),
     "drops with cosine": ("optimizer.drop_epochs=(2,)", "must be () where the schedule is cosine"),
     "warm-up without end": ("optimizer.warmup_epochs=40", "must be below `epochs`, 40; got 40.0"),
     "temperature 0": ("synergy.temperature=0", "`synergy.temperature` must be above 0"),
-    "absent folder": ("data.source=folder data.mean=(0,0,0) data.std=(1,1,1)", "there is no folder ''"),
+    "no root": ("data.source=folder data.image_size=8", "`data.root` must name the folder of the data"),
+    "absent folder": (
+        "data.source=folder data.root=nowhere data.mean=(0,0,0) data.std=(1,1,1)",
+        "there is no folder 'nowhere'",
+    ),
     "norm groups": (
         "norm_groups=2 data.drop_last=False",
         "which is no multiple of `norm_groups`, 2: set data.drop_last=True",
     ),
     "too few images": ("data.batch_size=2000", "must be at most 1437, the number of training images"),
     "unknown data set": (
-        "data.source=cifar data.name=svhn data.image_size=32 data.mean=(0,0,0) data.std=(1,1,1)",
+        "data.source=cifar data.root=. data.name=svhn data.image_size=32 data.mean=(0,0,0) data.std=(1,1,1)",
         "`data.name` must be one of cifar10, cifar100; got 'svhn'",
     ),
 }
@@ -174,14 +178,14 @@ def test_a_damaged_folder_is_named_and_leaves_nothing_behind(image_folder, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("config_json", [None, "{}", '{"config": ', "[]"])
+@pytest.mark.parametrize("config_json", [None, "{}", '{"config": ', "[]", '{"config": null}'])
 def test_a_workdir_with_other_files_is_refused_and_left_alone(config_json, tmp_path, capsys):
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "precious.npz").write_text("do not lose")
     if config_json:
         (tmp_path / "config.json").write_text(config_json)
     assert run(tmp_path) == 2
-    assert "holds files, but no config.json of a run" in capsys.readouterr().err
+    assert ", but no config.json of a run" in capsys.readouterr().err
     assert (tmp_path / "weights" / "precious.npz").read_text() == "do not lose"
 
 
@@ -189,7 +193,7 @@ def test_other_data_in_the_workdir_of_a_run_are_refused(image_folder, tmp_path, 
     assert train_on(image_folder, tmp_path / "run") == 0
     shutil.copy(image_folder / "train/a/1.png", image_folder / "train/a/3.png")
     assert train_on(image_folder, tmp_path / "run") == 2
-    assert "other data (train_images was 4 and is 5)" in capsys.readouterr().err
+    assert "train_images was 4 and is 5): give another --workdir" in capsys.readouterr().err
 
 
 def test_a_file_as_workdir_is_refused(tmp_path, capsys):

@@ -1,10 +1,11 @@
 """The data sources by the name that `config.data.source` gives, and the feeds made of them."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jax.typing import DTypeLike
 
+from dks_jax.configuration import Config
 from dks_jax.data import cifar, digits, folder
 from dks_jax.data.augment import PAD_MODES
 from dks_jax.data.feed import Placement
@@ -20,14 +21,22 @@ class Source(NamedTuple):
     channels: of its images.
     """
 
-    load: Callable[[Any], ImageData]
+    load: Callable[[Config], ImageData]
     image_size: int
     channels: int
 
 
 SOURCES = {
-    "digits": Source(lambda config: digits.load(), 8, 1),
-    "cifar": Source(lambda config: cifar.load(config.root, config.name), 32, 3),
+    "digits": Source(
+        lambda config: digits.load().reduced(config.train_per_class, config.test_per_class), 8, 1
+    ),
+    "cifar": Source(
+        lambda config: cifar.load(config.root, config.name).reduced(
+            config.train_per_class, config.test_per_class
+        ),
+        32,
+        3,
+    ),
     "folder": Source(
         lambda config: folder.load(
             config.root, config.image_size, config.train_per_class, config.test_per_class
@@ -38,7 +47,7 @@ SOURCES = {
 }
 
 
-def check(config) -> None:
+def check(config: Config) -> None:
     """Raises InputError for fields of `config.data` that no data could make right."""
     if config.source not in SOURCES:
         raise InputError(f"`data.source` must be one of {', '.join(SOURCES)}; got {config.source!r}.")
@@ -47,6 +56,10 @@ def check(config) -> None:
         raise InputError(
             f"`data.image_size` must be {source.image_size} for the source {config.source}, since only the "
             f"images of a folder are resized; got {config.image_size}."
+        )
+    if config.source in ("cifar", "folder") and not config.root:
+        raise InputError(
+            f"`data.root` must name the folder of the data for the source {config.source}; got an empty name."
         )
     for name in ("mean", "std"):
         if len(config[name]) != source.channels:
@@ -62,18 +75,17 @@ def check(config) -> None:
         )
 
 
-def load(config) -> ImageData:
+def load(config: Config) -> ImageData:
     """The images that `config.data` describes, as `check` accepts it, in memory.
 
     Raises:
       InputError: the images are absent or damaged, or too few for `train_per_class` or `test_per_class`.
     """
-    images = SOURCES[config.source].load(config)
-    return images.reduced(config.train_per_class, config.test_per_class)
+    return SOURCES[config.source].load(config)
 
 
 def make_feeds(
-    config, images: ImageData, *, seed: int, norm_groups: int, dtype: DTypeLike, devices: Placement
+    config: Config, images: ImageData, *, seed: int, norm_groups: int, dtype: DTypeLike, devices: Placement
 ) -> tuple[TrainingFeed, EvaluationFeed]:
     """The feeds of the training and the held-out split that `config.data` describes.
 

@@ -30,7 +30,7 @@ def load(root: str, image_size: int, train_per_class: int = 0, test_per_class: i
     that train lacks, a class without images and an image that cannot be decoded.
     """
     folder = Path(os.path.expanduser(root))
-    if not root or not folder.is_dir():
+    if not folder.is_dir():
         raise InputError(
             f"`data.root` must be a folder that holds train and test (or val); there is no folder {root!r}."
         )

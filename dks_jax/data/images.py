@@ -33,6 +33,8 @@ class ImageData(NamedTuple):
         """
 
         def first(split: Split, count: int, field: str) -> Split:
+            if count == 0:
+                return split
             kept = first_per_class(split.labels, count, self.class_names, field)
             return Split(split.images[kept], split.labels[kept])
 

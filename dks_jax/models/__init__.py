@@ -26,20 +26,25 @@ MODELS = {
 
 def check(model: Mapping[str, Any]) -> None:
     """Raises InputError for a model of no name in MODELS, or an argument missing, unknown or out of range."""
-    arguments = dict(model)
-    name = arguments.pop("name")
+    given = dict(model)
+    name = given.pop("name")
     if name not in MODELS:
         raise InputError(f"`model.name` must be one of {', '.join(MODELS)}; got {name!r}.")
-    parameters = inspect.signature(MODELS[name].check).parameters
-    if set(arguments) != set(parameters):
+    types = arguments(name)
+    if set(given) != set(types):
         raise InputError(
-            f"The fields of `model` for {name} must be {', '.join(parameters)}; got {', '.join(arguments)}."
+            f"The fields of `model` for {name} must be {', '.join(types)}; got {', '.join(given)}."
         )
-    for argument, value in arguments.items():
-        expected = parameters[argument].annotation
-        if not fits(value, expected):
-            raise InputError(f"`model.{argument}` must be of type {expected.__name__}; got {value!r}.")
-    MODELS[name].check(**arguments)
+    for argument, value in given.items():
+        if not fits(value, types[argument]):
+            raise InputError(f"`model.{argument}` must be of type {types[argument].__name__}; got {value!r}.")
+    MODELS[name].check(**given)
+
+
+def arguments(name: str) -> dict[str, type]:
+    """The arguments that a config gives the model of this name, and their types."""
+    parameters = inspect.signature(MODELS[name].check, eval_str=True).parameters
+    return {argument: parameter.annotation for argument, parameter in parameters.items()}
 
 
 def build(
@@ -57,9 +62,9 @@ def build(
       InputError: as `check`.
     """
     check(model)
-    arguments = dict(model)
-    return MODELS[arguments.pop("name")].build(
-        **arguments,
+    given = dict(model)
+    return MODELS[given.pop("name")].build(
+        **given,
         num_classes=num_classes,
         channels=channels,
         branches=branches,
