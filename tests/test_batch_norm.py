@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-import torch_reference as reference
-from comparison import Named, as_numpy, assert_agree
 from flax import nnx
 
+import torch_reference as reference
+from comparison import Named, as_numpy, assert_agree
 from dks_jax.functional import Functional
 from dks_jax.layers import BatchNorm
 

@@ -10,10 +10,10 @@ import numpy as np
 import optax
 import pytest
 import torch
-import torch_reference as reference
-from comparison import Named, any_weights, assert_agree
 from flax import nnx
 
+import torch_reference as reference
+from comparison import Named, any_weights, assert_agree
 from dks_jax.data.images import Split
 from dks_jax.data.resident import Preparation, TrainingFeed
 from dks_jax.functional import Functional

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from comparison import Named, as_numpy
 from flax import nnx
 
+from comparison import Named, as_numpy
 from dks_jax.functional import Functional
 from dks_jax.models.wide_resnet import wide_resnet
 

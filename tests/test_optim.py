@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 import torch
-from comparison import as_numpy, assert_agree
 
+from comparison import as_numpy, assert_agree
 from dks_jax import optim
 from dks_jax.errors import InputError
 

@@ -16,10 +16,10 @@ import numpy as np
 import optax
 import pytest
 import torch
-import torch_reference as reference
-from comparison import Named, any_weights, as_numpy, assert_agree, difference
 from flax import nnx
 
+import torch_reference as reference
+from comparison import Named, any_weights, as_numpy, assert_agree, difference
 from dks_jax import optim
 from dks_jax.data.images import Split
 from dks_jax.data.resident import Preparation, TrainingFeed

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_network import tiny_network
 
 from dks_jax import all_pairs, objective, optim
 from dks_jax.data.images import Split
 from dks_jax.data.resident import EvaluationFeed, Preparation, TrainingFeed
 from dks_jax.steps import Devices, Steps
+from tiny_network import tiny_network
 
 NUM_CLASSES = 4
 
