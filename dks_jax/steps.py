@@ -94,7 +94,7 @@ class Steps:
         state = TrainState(
             jnp.zeros((), jnp.int32), params, self._network.batch_stats, self._optimizer.init(params)
         )
-        # Copied, because training donates the buffers of the state and the network keeps its own.
+        # Copied, because training donates the state's buffers, which on a CPU may be those of host arrays.
         return self._devices.replicate(jax.tree.map(jnp.copy, state))
 
     def train(self, state: TrainState, feed: Feed, chunk: Chunk) -> tuple[TrainState, History]:

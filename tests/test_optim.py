@@ -32,16 +32,21 @@ def test_cosine_rises_linearly_and_falls_to_zero():
     )
 
 
-def test_momentum_is_forgotten_before_a_reset_step():
-    optimizer = optim.sgd(lambda step: 1.0, momentum=0.5, reset_steps=[2])
+def moves(optimizer, num_steps):
+    """How far each step moves a parameter whose gradient is always one."""
     params = {"w": jnp.zeros(1)}
     state = optimizer.init(params)
-    moves = []
-    for _ in range(4):
+    result = []
+    for _ in range(num_steps):
         updates, state = optimizer.update({"w": jnp.ones(1)}, state, params)
-        moves.append(-float(updates["w"][0]))
+        result.append(-float(updates["w"][0]))
+    return result
+
+
+def test_momentum_is_forgotten_before_a_reset_step():
+    optimizer = optim.sgd(lambda step: 1.0, momentum=0.5, reset_steps=[2])
     # 1; 0.5 + 1; forgotten: 1; 0.5 + 1.
-    assert moves == [1.0, 1.5, 1.0, 1.5]
+    assert moves(optimizer, 4) == [1.0, 1.5, 1.0, 1.5]
 
 
 def config(**changes):
@@ -89,16 +94,10 @@ def test_a_drop_beyond_every_step_never_comes():
 
 def test_the_released_config_drops_and_forgets_the_momentum_together():
     optimizer, schedule = optim.from_config(config(learning_rate=1.0), epochs=6, steps_per_epoch=2)
-    params = {"w": jnp.zeros(1)}
-    state = optimizer.init(params)
-    moves = []
-    for _ in range(10):
-        updates, state = optimizer.update({"w": jnp.ones(1)}, state, params)
-        moves.append(-float(updates["w"][0]))
     # Drops at epochs 3 and 5 of 2 steps: before steps 4 and 8, counted from 0, where the sum of
     # momentum 0.9 begins again: 1, 1.9, 2.71, 3.439.
     expected = np.array([1, 1.9, 2.71, 3.439, 0.2, 0.38, 0.542, 0.6878, 0.04, 0.076])
-    np.testing.assert_allclose(moves, expected, rtol=1e-5)
+    np.testing.assert_allclose(moves(optimizer, 10), expected, rtol=1e-5)
     np.testing.assert_allclose([schedule(s) for s in (3, 4, 8)], [1.0, 0.2, 0.04], rtol=1e-6)
 
 

@@ -44,6 +44,7 @@ WRONG_FIELDS = {
     "infinity in a tuple": ("data.mean=(1e400,)", "`data.mean` must be finite; got (inf,)"),
     "pad mode": ("data.pad_mode=wrap", "`data.pad_mode` must be one of reflect, zero; got 'wrap'"),
     "padding": ("data.padding=8", "`data.padding` must be below the image size, 8; got 8"),
+    "no image size": ("data.image_size=0", "`data.image_size` must be at least 1 and at most 100000; got 0"),
     "image size": ("data.image_size=16", "`data.image_size` must be 8 for the source digits"),
     "too many per class": ("data.train_per_class=1000", "`data.train_per_class` must be at most 139"),
     "schedule": ("optimizer.schedule=exp", "`optimizer.schedule` must be 'step' or 'cosine'"),
