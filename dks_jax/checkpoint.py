@@ -1,95 +1,169 @@
-"""Checkpoints of a run, and weights to deploy; both in Orbax's format, complete or absent.
+"""Checkpoints of a run: written in the background, complete or absent, verified before they are used.
 
-The folder of weights is what `orbax.checkpoint.StandardCheckpointer().save` writes for
-{"params": {name: array}, "batch_stats": {name: array}}, and metadata.json beside it.
+checkpoints/<step>/ is what Orbax writes for the state, and two files beside it: progress.json, whatever the
+loop needs besides the state, and complete.json, the checksums of the other files.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from dks_jax.errors import InputError
-from dks_jax.files import replacing
-from dks_jax.functional import Arrays, set_arrays
-from dks_jax.models import build
-from dks_jax.supervision import DeeplySupervised
+from dks_jax.files import checksums, damage, remove
+from dks_jax.hosts import is_primary, lost
 
 State = TypeVar("State")
+TEMPORARY = ".orbax-checkpoint-tmp"
+PROGRESS = "progress.json"
+SEAL = "complete.json"
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a folder of checkpoints holds any, whole or damaged."""
+    return bool(_steps(folder))
 
 
 class Checkpoints:
-    """The last two checkpoints of a run, written in the background while training goes on."""
+    """The last two checkpoints of a run; a third while it is being written.
+
+    All processes of a job call the same methods in the same order.
+
+    latest: step of the last checkpoint that was restored or whose writing was begun; None without one.
+    """
 
     def __init__(self, folder: Path):
-        # What a killed run left half-written is removed.
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+        self.latest: int | None = None
+        self._folder = folder.resolve()
+        self._whole: int | None = None
+        self._progress: dict[str, Any] = {}
+        self._checkpointer = ocp.AsyncCheckpointer(
+            ocp.StandardCheckpointHandler(),
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+        )
 
-    def save(self, step: int, state: Any) -> None:
-        """Starts to write a checkpoint; it counts once it is complete."""
-        self._manager.save(step, args=ocp.args.StandardSave(state))
+    def restore_latest(self, like: State) -> tuple[State, dict[str, Any], list[str]] | None:
+        """What the last whole checkpoint holds; None where there is no checkpoint.
 
-    def restore_latest(self, like: State) -> State | None:
-        """The state of the last complete checkpoint, placed as `like` is; None where there is none."""
-        step = self._manager.latest_step()
-        if step is None:
+        Returns:
+          The state, placed as `like` is; the progress; a line for every later checkpoint that is damaged.
+
+        Raises:
+          InputError: no checkpoint is whole, or the last whole one is of another version of the program.
+        """
+        step, complaints = self._last_whole() if is_primary() else (-1, [])
+        if jax.process_count() > 1:
+            step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+        if step < 0:
             return None
+        folder = self._folder / str(step)
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-        return cast(State, self._manager.restore(step, args=ocp.args.StandardRestore(target)))
+        try:
+            state = self._checkpointer.restore(folder, args=ocp.args.StandardRestore(target))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"The checkpoint {folder} does not fit this version of dks-jax ({_first_line(error)}): go on "
+                "with the version that config.json names, or give another --workdir."
+            ) from error
+        self.latest = self._whole = step
+        complaints = [f"{complaint}; going on from step {step}" for complaint in complaints]
+        return cast(State, state), json.loads((folder / PROGRESS).read_text()), complaints
+
+    def save(self, step: int, state: Any, progress: dict[str, Any]) -> None:
+        """Starts to write a checkpoint, once the one before is written; it counts once it is complete.
+
+        Raises:
+          InputError: this or the one before cannot be written.
+        """
+        self.wait()
+        self._progress, self.latest = progress, step
+        try:
+            args = ocp.args.StandardSave(state)
+            # Only a damaged checkpoint of the same step can be in the way.
+            self._checkpointer.save(self._folder / str(step), args=args, force=True)
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def check(self) -> None:
+        """Raises InputError where writing in the background has failed."""
+        try:
+            self._checkpointer.check_for_errors()
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def wait(self) -> None:
+        """Waits until everything is written; errors as of `check`."""
+        try:
+            self._checkpointer.wait_until_finished()
+        except Exception as error:
+            raise self._failure(error) from error
+        self._whole = self.latest
 
     def close(self) -> None:
-        """Waits until everything is written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Ends the background threads. What goes wrong here is of no matter: `wait` has told of it."""
+        with contextlib.suppress(Exception):
+            self._checkpointer.close()
+
+    def _seal(self) -> None:
+        """Completes what has been written, in the background, just before it gets its final name."""
+        (folder,) = self._folder.glob(f"{self.latest}{TEMPORARY}*")
+        (folder / PROGRESS).write_text(json.dumps(self._progress))
+        files = checksums(folder)
+        # Orbax changes this one after the folder has got its final name, and reads a checkpoint without it.
+        del files["_CHECKPOINT_METADATA"]
+        (folder / SEAL).write_text(json.dumps(files))
+        # Older ones, damaged ones, and what killed runs have left half-written.
+        kept = {folder.name, str(self._whole)}
+        for path in self._folder.iterdir():
+            if path.name not in kept:
+                remove(path)
+
+    def _last_whole(self) -> tuple[int, list[str]]:
+        """The step of the last whole checkpoint, -1 where there is none, and the damage of later ones.
+
+        Raises:
+          InputError: there are checkpoints, all of them damaged.
+        """
+        complaints = []
+        for step in reversed(_steps(self._folder)):
+            problem = _damage(self._folder / str(step))
+            if problem is None:
+                return step, complaints
+            complaints.append(f"the checkpoint of step {step} is damaged: {problem}")
+        if complaints:
+            raise InputError(
+                f"No checkpoint in {self._folder} is whole ({'; '.join(complaints)}): put a copy back, or "
+                "delete the folder to start over."
+            )
+        return -1, []
+
+    def _failure(self, error: Exception) -> Exception:
+        if gone := lost(error):
+            return gone
+        last = "there is none yet" if self._whole is None else f"that of step {self._whole} is whole"
+        return InputError(
+            f"The checkpoint of step {self.latest} cannot be written to {self._folder} "
+            f"({_first_line(error)}; {last}): see that there is room and that the folder can be written to, "
+            "and start the same command again."
+        )
 
 
-def save_weights(
-    folder: Path,
-    params: Mapping[str, jax.Array],
-    batch_stats: Mapping[str, jax.Array],
-    metadata: Mapping[str, Any],
-) -> None:
-    """Writes weights and their metadata; `folder` appears, or is replaced, once they are complete."""
-    # From the host, because Orbax restores a device's array onto the same number of devices only.
-    arrays = jax.device_get({"params": dict(params), "batch_stats": dict(batch_stats)})
-    with replacing(folder) as partial:
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(partial.resolve(), arrays)
-        (partial / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
+def _steps(folder: Path) -> list[int]:
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
-def load_weights(folder: Path) -> tuple[Arrays, Arrays, dict[str, Any]]:
-    """(params, batch_stats, metadata) of a folder of weights.
-
-    Raises:
-      InputError: the folder holds no weights.
-    """
-    metadata = folder / "metadata.json"
-    if not metadata.is_file():
-        raise InputError(f"{folder} holds no weights: there is no metadata.json; give the weights/ of a run.")
-    with ocp.StandardCheckpointer() as checkpointer:
-        arrays = checkpointer.restore(folder.resolve())
-    return arrays["params"], arrays["batch_stats"], json.loads(metadata.read_text())
+def _damage(folder: Path) -> str | None:
+    try:
+        return damage(folder, json.loads((folder / SEAL).read_text()))
+    except (OSError, ValueError, AttributeError):
+        return f"{SEAL} is missing or broken"
 
 
-def load_network(folder: str | Path) -> tuple[DeeplySupervised, dict[str, Any]]:
-    """The network that a folder of weights holds, in evaluation mode, and its metadata.
-
-    Raises:
-      InputError: the folder holds no weights.
-    """
-    params, batch_stats, metadata = load_weights(Path(folder))
-    network = build(
-        metadata["model"],
-        num_classes=len(metadata["class_names"]),
-        channels=metadata["preprocessing"]["channels"],
-        branches=any(name.startswith("branches.") for name in params),
-        seed=0,
-    )
-    set_arrays(network, params | batch_stats)
-    network.eval()
-    return network, metadata
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")

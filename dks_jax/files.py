@@ -1,7 +1,8 @@
-"""Files and folders that are never half-written."""
+"""Files and folders that are never half-written, and those that were damaged afterwards."""
 
 import shutil
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,23 +14,59 @@ def replacing(path: Path) -> Iterator[Path]:
     Where the block fails `path` stays as it was.
     """
     partial = path.with_name(path.name + ".partial")
-    _remove(partial)
+    remove(partial)
     try:
-        yield partial
+        with naming(path):
+            yield partial
     except BaseException:
-        _remove(partial)
+        remove(partial)
         raise
     # A folder cannot replace another one: the old one steps aside until the new one is there.
     old = path.with_name(path.name + ".old.partial")
-    _remove(old)
+    remove(old)
     if path.is_dir():
         path.replace(old)
     partial.replace(path)
-    _remove(old)
+    remove(old)
 
 
-def _remove(path: Path) -> None:
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Gives an OSError that comes without one the name of the file being written."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder with all that it holds, if it is there."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def checksums(folder: Path) -> dict[str, int]:
+    """The CRC-32 of every file below a folder, by its path from there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): _crc(path) for path in files}
+
+
+def damage(folder: Path, expected: Mapping[str, int]) -> str | None:
+    """What is wrong with the files that `checksums` has seen in a folder, None where nothing is."""
+    for name, checksum in expected.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if _crc(folder / name) != checksum:
+            return f"{name} has changed since it was written"
+    return None
+
+
+def _crc(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            checksum = zlib.crc32(block, checksum)
+    return checksum

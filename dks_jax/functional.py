@@ -65,6 +65,16 @@ class Functional:
         return nnx.merge(graph, *(_state(part, self._paths) for part in (params, random, batch_stats)))
 
 
+def get_arrays(module: nnx.Module) -> Arrays:
+    """The parameters and statistics of a module by name."""
+    return _named(nnx.state(module, nnx.Not(nnx.RngState)))
+
+
+def get_params(module: nnx.Module) -> Arrays:
+    """The parameters of a module by name."""
+    return _named(nnx.state(module, nnx.Param))
+
+
 def set_arrays(module: nnx.Module, arrays: Mapping[str, jax.Array]) -> None:
     """Gives the parameters and statistics of a module new values.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dks_jax.files import replacing
+from dks_jax.files import naming, replacing
 
 Record = dict[str, Any]
 
@@ -19,23 +19,24 @@ class MetricsLog:
 
     Args:
       folder: of the run.
-      last_step: lines beyond this step are dropped: a run that was stopped between its log and its
-        checkpoint repeats those epochs.
+      epochs: lines of later epochs are dropped: a run that was stopped between its log and its checkpoint
+        repeats them.
+      steps_per_epoch: of the run.
     """
 
-    def __init__(self, folder: Path, last_step: int):
+    def __init__(self, folder: Path, epochs: int, steps_per_epoch: int):
         from tensorboardX import SummaryWriter
 
         self._path = folder / "metrics.jsonl"
-        self.records = [record for record in read_records(self._path) if record["step"] <= last_step]
+        self.records = [record for record in read_records(self._path) if record["epoch"] <= epochs]
         with replacing(self._path) as partial:
             partial.write_text("".join(_line(record) for record in self.records))
-        self._events = SummaryWriter(str(folder), purge_step=last_step + 1)
+        self._events = SummaryWriter(str(folder), purge_step=epochs * steps_per_epoch + 1)
 
     def add(self, record: Record) -> None:
         """Appends one line, and its figures as scalars <split>/<name>."""
         self.records.append(record)
-        with self._path.open("a") as file:
+        with naming(self._path), self._path.open("a") as file:
             file.write(_line(record))
         for name, value in record.items():
             if name not in ("step", "epoch", "split"):
@@ -68,15 +69,20 @@ class Progress:
       total: steps of the whole run.
       done: steps that an earlier part of the run has made.
       num_epochs: of the whole run.
+      quiet: whether to show nothing.
     """
 
     SECONDS_BETWEEN_LINES = 30.0
 
-    def __init__(self, total: int, done: int, num_epochs: int):
+    # Below, waiting for input is no matter.
+    WAITING_SHARE, WAITING_SECONDS = 0.1, 1.0
+
+    def __init__(self, total: int, done: int, num_epochs: int, *, quiet: bool = False):
         self._num_epochs = num_epochs
-        self._bar = tqdm(
-            total=total, initial=done, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
-        )
+        self._quiet = quiet
+        self._warned = False
+        hidden = quiet or not sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, disable=hidden)
         self._total, self._done, self._at_start = total, done, done
         self._start = self._last_line = time.perf_counter()
 
@@ -112,10 +118,21 @@ class Progress:
             + f"; {train['images_per_second']:.0f} images/s"
         )
 
+    def warn_of_waiting(self, epoch: int, waited: float, working: float) -> None:
+        """Says once where the device has stood still for want of input; seconds of an epoch."""
+        share = waited / (waited + working) if waited else 0.0
+        if not self._warned and share > self.WAITING_SHARE and waited > self.WAITING_SECONDS:
+            self._warned = True
+            self.say(
+                f"warning: in epoch {epoch} the device waited for input {100 * share:.0f} % of the time: "
+                "keep the images in memory (data.streamed=False), store smaller ones, or use more CPU cores"
+            )
+
     def say(self, line: str) -> None:
         """Prints a line without disturbing the bar."""
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
+        if not self._quiet:
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
 
     def close(self) -> None:
         """Leaves the bar as it is."""

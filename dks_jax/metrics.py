@@ -1,23 +1,34 @@
 """From measurements per batch to the figures of an epoch."""
 
+import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
 from dks_jax.errors import InputError
 
+T = TypeVar("T")
 # By name, one value per batch: "examples", the number of examples in the batch; "loss" and its terms, means
 # over them; "errors/<classifier>", how many top-1 answers are wrong.
 History = Mapping[str, np.ndarray]
 
 
 class EpochMeans:
-    """Running means over the examples of an epoch, in float64."""
+    """Running means over the examples of an epoch, in float64.
 
-    def __init__(self) -> None:
-        self.num_examples = 0
-        self._sums: dict[str, float] = defaultdict(float)
+    Args:
+      state: what `state` of another one gave, to go on from there.
+    """
+
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+        self.num_examples: int = state["num_examples"] if state else 0
+        self._sums: dict[str, float] = defaultdict(float, state["sums"] if state else {})
+
+    def state(self) -> dict[str, Any]:
+        """What there is so far, as JSON can hold it."""
+        return {"num_examples": self.num_examples, "sums": dict(self._sums)}
 
     def add(self, history: History) -> None:
         """Takes in some batches."""
@@ -39,7 +50,10 @@ class EpochMeans:
 
 
 class Stopwatch:
-    """Images per second, over the calls of a compiled function that do not compile it."""
+    """Images per second, over the calls of a compiled function that do not compile it; time spent waiting.
+
+    waited: seconds since `reset` in which the device had nothing to do because its input was not there.
+    """
 
     def __init__(self) -> None:
         self._compiled: set[int] = set()
@@ -49,6 +63,20 @@ class Stopwatch:
         """Forgets the times, but not what has been compiled."""
         self._images = self._seconds = 0.0
         self._images_compiling = self._seconds_compiling = 0.0
+        self.waited = 0.0
+
+    def waiting(self, chunks: Iterable[T]) -> Iterator[T]:
+        """The chunks; the time that each takes to come counts as waited."""
+        iterator = iter(chunks)
+        while True:
+            begin = time.perf_counter()
+            try:
+                chunk = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self.waited += time.perf_counter() - begin
+            yield chunk
 
     def add(self, batch_size: int, num_images: int, seconds: float) -> None:
         """Takes in a call with batches of this size; the first call with a size compiles."""
@@ -62,10 +90,15 @@ class Stopwatch:
 
     @property
     def images_per_second(self) -> float:
-        """Since `reset`; compilation counts only where there is no other call to go by."""
+        """Since `reset`; compilation counts only where there is no other call to go by; 0 without a call."""
         if self._seconds:
             return self._images / self._seconds
-        return self._images_compiling / self._seconds_compiling
+        return self._images_compiling / self._seconds_compiling if self._seconds_compiling else 0.0
+
+    @property
+    def working(self) -> float:
+        """Seconds spent in calls since `reset`."""
+        return self._seconds + self._seconds_compiling
 
 
 class DivergedError(InputError):

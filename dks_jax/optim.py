@@ -83,11 +83,13 @@ def sgd(
     *,
     momentum: float = 0.9,
     weight_decay: float = 0.0,
+    clip_norm: float = 0.0,
     decay_norm_and_bias: bool = True,
     reset_steps: Collection[int] = (),
 ) -> optax.GradientTransformation:
     """SGD with momentum and coupled weight decay, step for step equal to `torch.optim.SGD`.
 
+        gradient *= min(1, clip_norm / norm of the whole gradient)
         gradient += weight_decay * parameter
         buffer = momentum * buffer + gradient
         parameter -= schedule(step) * buffer
@@ -96,11 +98,14 @@ def sgd(
       schedule: learning rate by step.
       momentum: 0 to below 1; no Nesterov.
       weight_decay: added to the gradient (coupled), not to the update.
+      clip_norm: largest norm of all gradients together; 0 does not clip.
       decay_norm_and_bias: True decays every trainable tensor, as released; False the kernels alone.
       reset_steps: steps before which the momentum is forgotten; `drop_steps` for the released recipe.
     """
     mask = None if decay_norm_and_bias else _kernels_only
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     return optax.chain(
+        clip,
         optax.add_decayed_weights(weight_decay, mask),
         _momentum(momentum, reset_steps),
         optax.scale_by_learning_rate(schedule),
@@ -147,6 +152,7 @@ def from_config(
         schedule,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
         decay_norm_and_bias=config.decay_norm_and_bias,
         reset_steps=reset_steps,
     )

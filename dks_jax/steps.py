@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -51,7 +52,28 @@ class Devices:
 
     def replicate(self, tree: Any) -> Any:
         """A copy of every array on every device."""
-        return jax.device_put(tree, self.replicated)
+        # jax.device_put would first compare the arrays of all processes, whole data sets among them.
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(self.replicated, np.asarray(x)), tree
+        )
+
+    def rows(self, batch_size: int) -> np.ndarray:
+        """Which rows of a divided batch lie on the devices of this process; rising."""
+        slices = self.divided.addressable_devices_indices_map((batch_size,)).values()
+        return np.unique(np.concatenate([np.arange(batch_size)[index] for index in slices]))
+
+    def divide(self, tree: Any, batch_size: int) -> Any:
+        """Arrays of a batch divided over all devices, from this process's `rows` of them."""
+        rows = self.rows(batch_size)
+
+        def place(own: np.ndarray) -> jax.Array:
+            def shard(index: Any) -> np.ndarray:
+                wanted = np.arange(batch_size)[index[0]]
+                return own[np.searchsorted(rows, wanted)]
+
+            return jax.make_array_from_callback((batch_size, *own.shape[1:]), self.divided, shard)
+
+        return jax.tree.map(place, tree)
 
     def shard(self, tree: Any) -> Any:
         """Inside a jitted function: arrays divided over the devices along their first axis."""
@@ -95,7 +117,7 @@ class Steps:
             jnp.zeros((), jnp.int32), params, self._network.batch_stats, self._optimizer.init(params)
         )
         # Copied, because training donates the state's buffers, which on a CPU may be those of host arrays.
-        return self._devices.replicate(jax.tree.map(jnp.copy, state))
+        return self._devices.replicate(jax.tree.map(np.array, state))
 
     def train(self, state: TrainState, feed: Feed, chunk: Chunk) -> tuple[TrainState, History]:
         """One optimizer step per batch of the chunk; `state` is donated.

@@ -1,24 +1,28 @@
 """The folder of a run, bound to one config and one set of images by its config.json."""
 
+import fcntl
 import json
+import os
 import platform
 import subprocess
-import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from dks_jax import hosts
 from dks_jax.configuration import Config, flatten
-from dks_jax.data.images import ImageData, Split
+from dks_jax.data.images import ImageData
 from dks_jax.errors import InputError
 from dks_jax.files import replacing
 
 # What a run writes beside its config.json.
-FILES = ("checkpoints", "weights", "metrics.jsonl", "curves.png", "config.json")
+FILES = ("checkpoints", "weights", "best_weights", "metrics.jsonl", "curves.png", "config.json")
 # Fields that may change between two starts: they do not touch the result, given that the images are the same.
-FREE_FIELDS = ("data.root", "checkpoint_every_epochs")
+FREE_FIELDS = ("data.root", "checkpoint_every_epochs", "checkpoint_every_minutes")
 PACKAGES = ("dks-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -38,8 +42,48 @@ def check(folder: Path, config: Config) -> None:
         _refuse_changes(folder, "config", before, now)
 
 
-def create(folder: Path, config: Config, images: ImageData) -> None:
-    """Makes the folder and its config.json, or adds to it what is different since the run was started.
+@contextmanager
+def claim(folder: Path, config: Config, images: ImageData) -> Iterator[None]:
+    """Makes the folder and its config.json, and keeps other runs out of it within `with`.
+
+    Raises:
+      InputError: the folder belongs to a run on other data, or another program trains in it.
+    """
+    if hosts.is_primary():
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            _describe(folder, config, images)
+            hosts.wait_for_all("workdir")
+            yield
+    else:
+        hosts.wait_for_all("workdir")
+        # The other hosts must see the same folder and the same data.
+        _describe(folder, config, images)
+        yield
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Locks the folder itself: no file is left, and the system unlocks it however the program ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise InputError(
+            f"Another program trains in {folder}: wait for it, or give another --workdir."
+        ) from error
+    except OSError:
+        # Some network file systems know no locks.
+        pass
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _describe(folder: Path, config: Config, images: ImageData) -> None:
+    """Writes config.json, or adds to it what is different since the run was started.
 
     config.json holds "config"; "data": numbers and checksums of the images, class names; "versions",
     "devices" and "commit" of the first start; and those of later starts, where they differ, as "resumed".
@@ -48,10 +92,10 @@ def create(folder: Path, config: Config, images: ImageData) -> None:
       InputError: the folder belongs to a run on other data.
     """
     data = {
-        "train_images": len(images.train.labels),
-        "test_images": len(images.test.labels),
-        "train_checksum": _checksum(images.train),
-        "test_checksum": _checksum(images.test),
+        "train_images": images.train.num_examples,
+        "test_images": images.test.num_examples,
+        "train_checksum": images.train.checksum,
+        "test_checksum": images.test.checksum,
         "class_names": list(images.class_names),
     }
     program = {
@@ -63,12 +107,11 @@ def create(folder: Path, config: Config, images: ImageData) -> None:
     if description:
         _refuse_changes(folder, "data", description["data"], data)
         starts = [{key: description[key] for key in program}, *description["resumed"]]
-        if starts[-1] == program:
+        if starts[-1] == program or not hosts.is_primary():
             return
         description["resumed"].append(program)
     else:
         description = {"config": json.loads(config.to_json()), "data": data, **program, "resumed": []}
-    folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "config.json") as partial:
         partial.write_text(json.dumps(description, indent=2) + "\n")
 
@@ -95,10 +138,6 @@ def _read(folder: Path) -> dict[str, Any] | None:
     raise InputError(
         f"The workdir {folder} holds {', '.join(found)}, but no config.json of a run: give another --workdir."
     )
-
-
-def _checksum(split: Split) -> int:
-    return zlib.crc32(split.labels.tobytes(), zlib.crc32(split.images.tobytes()))
 
 
 def _refuse_changes(folder: Path, what: str, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -54,3 +54,16 @@ def any_weights(network: DeeplySupervised, seed: int) -> tuple[Named, Named]:
 
     functional = Functional(network)
     return fill(functional.params), fill(functional.batch_stats)
+
+
+def assert_same_bits(a, b):
+    """Pytrees of dicts, sequences and arrays are equal to the last bit."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert_same_bits(a[name], b[name])
+    elif isinstance(a, list | tuple):
+        for x, y in zip(a, b, strict=True):
+            assert_same_bits(x, y)
+    elif a is not None:
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))

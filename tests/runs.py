@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import orbax.checkpoint as ocp
+
 from dks_jax import train
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -21,6 +23,17 @@ def run(workdir, *arguments):
 
 def records(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_speed(record):
+    return {name: value for name, value in record.items() if name != "images_per_second"}
+
+
+def last_checkpoint(workdir):
+    """The newest checkpoint, as Orbax itself reads it."""
+    newest = max(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore((workdir / "checkpoints" / str(newest)).resolve())
 
 
 def train_on(folder, workdir):

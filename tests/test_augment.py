@@ -32,7 +32,9 @@ def test_exactly_the_crops_of_the_padded_image_occur(pad_mode, flip):
     indices = jnp.full(2000, 3)
     keys = jax.random.split(jax.random.key(0), 2000)
     draw = jax.vmap(
-        lambda index, key: crop_and_flip(IMAGES, index[None], key, padding=1, pad_mode=pad_mode, flip=flip)[0]
+        lambda index, key: crop_and_flip(
+            IMAGES, index[None], index[None], key, padding=1, pad_mode=pad_mode, flip=flip
+        )[0]
     )
     seen = {image.tobytes() for image in np.asarray(draw(indices, keys))}
     assert seen == every_crop(IMAGES[3], 1, pad_mode, flip)
@@ -40,7 +42,9 @@ def test_exactly_the_crops_of_the_padded_image_occur(pad_mode, flip):
 
 def test_no_padding_and_no_flip_change_nothing():
     indices = jnp.array([5, 0, 2])
-    cropped = crop_and_flip(IMAGES, indices, jax.random.key(0), padding=0, pad_mode="reflect", flip=False)
+    cropped = crop_and_flip(
+        IMAGES, indices, indices, jax.random.key(0), padding=0, pad_mode="reflect", flip=False
+    )
     np.testing.assert_array_equal(cropped, IMAGES[indices])
 
 
@@ -48,7 +52,13 @@ def test_draws_depend_on_the_example_and_not_on_its_batch():
     def crop(indices):
         return np.asarray(
             crop_and_flip(
-                IMAGES, jnp.array(indices), jax.random.key(7), padding=3, pad_mode="reflect", flip=True
+                IMAGES,
+                jnp.array(indices),
+                jnp.array(indices),
+                jax.random.key(7),
+                padding=3,
+                pad_mode="reflect",
+                flip=True,
             )
         )
 
@@ -62,7 +72,7 @@ def test_shifts_are_uniform_and_half_of_the_images_flipped():
     indices = jnp.zeros(8000, int)
     keys = jax.random.split(jax.random.key(1), 8000)
     images = jax.vmap(
-        lambda i, k: crop_and_flip(place, i[None], k, padding=2, pad_mode="zero", flip=True)[0]
+        lambda i, k: crop_and_flip(place, i[None], i[None], k, padding=2, pad_mode="zero", flip=True)[0]
     )(indices, keys)
     centre = np.asarray(images)[:, 3:5, 3:5, 0].astype(int)
     flipped = centre[:, 0, 0] > centre[:, 0, 1]

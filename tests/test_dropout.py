@@ -14,8 +14,10 @@ from flax import nnx
 
 import torch_reference as reference
 from comparison import Named, any_weights, assert_agree
+from dks_jax.data.feed import Epochs
 from dks_jax.data.images import Split
-from dks_jax.data.resident import Preparation, TrainingFeed
+from dks_jax.data.preparation import Preparation
+from dks_jax.data.resident import TrainingFeed
 from dks_jax.functional import Functional
 from dks_jax.models.wide_resnet import Block, Head, wide_resnet
 from dks_jax.steps import Devices, Steps
@@ -153,9 +155,7 @@ class DropoutSteps:
         self.devices = Devices(batches_per_call=1)
         # The mean is no possible grey level, so that no image has a zero of its own.
         preparation = Preparation((0.501,) * 3, (0.25,) * 3)
-        self.feed = TrainingFeed(
-            split, preparation, batch_size=8, drop_last=False, seed=0, devices=self.devices
-        )
+        self.feed = TrainingFeed(split, preparation, Epochs(8, 8, False, 0), self.devices)
         rngs = nnx.Rngs(0)
         network = DeeplySupervised(
             Recorder(nnx.Dropout(RATE, rngs=rngs)), [], Head(3, NUM_CLASSES, norm_groups=1, rngs=rngs)

@@ -14,6 +14,11 @@ from dks_jax.data import folder
 from dks_jax.errors import InputError
 
 
+def load(*arguments, **counts):
+    """All images that folder.load lists, decoded."""
+    return folder.load(*arguments, **counts).in_memory(0, 0)
+
+
 def noise(seed: int, height: int = 6, width: int = 6) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
@@ -32,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_images_of_the_size_asked_for_are_untouched(root: Path):
-    data = folder.load(str(root), 6)
+    data = load(str(root), 6)
     assert data.class_names == ("cat", "dog")
     np.testing.assert_array_equal(data.train.images, [noise(1), noise(0)])
     np.testing.assert_array_equal(data.test.images, [noise(2), noise(3)])
@@ -46,14 +51,14 @@ def test_images_of_another_size_are_resized_bicubically(root: Path):
     pixels = noise(9, height=40, width=17)
     save(root / "train/cat/image.png", pixels)
     expected = Image.fromarray(pixels).resize((12, 12), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(folder.load(str(root), 12).train.images[0], np.asarray(expected))
+    np.testing.assert_array_equal(load(str(root), 12).train.images[0], np.asarray(expected))
 
 
 def test_the_held_out_split_may_be_named_test_and_lack_classes(root: Path):
     (root / "val").rename(root / "test")
     (root / "test/cat/image.png").unlink()
     (root / "test/cat").rmdir()
-    assert folder.load(str(root), 6).test.labels.tolist() == [1]
+    assert load(str(root), 6).test.labels.tolist() == [1]
 
 
 def test_lists_any_depth_in_path_order_and_skips_hidden_and_foreign_files(root: Path):
@@ -74,7 +79,7 @@ def test_lists_any_depth_in_path_order_and_skips_hidden_and_foreign_files(root: 
 def test_takes_the_first_images_of_every_class(root: Path):
     for name in ("bird", "cat", "dog"):
         save(root / "train" / name / "zz.png", noise(9))
-    everything, part = folder.load(str(root), 6).train, folder.load(str(root), 6, train_per_class=1).train
+    everything, part = load(str(root), 6).train, load(str(root), 6, train_per_class=1).train
     first = np.unique(everything.labels, return_index=True)[1]
     assert part.labels.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(part.images, everything.images[first])
@@ -115,26 +120,26 @@ def test_pillow_warnings_are_not_errors(root: Path, monkeypatch: pytest.MonkeyPa
         image.convert("RGB")
     # The 36 pixels of every image are now more than the size that Pillow warns of.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
-    assert folder.load(str(root), 6).train.images.shape == (3, 6, 6, 3)
+    assert load(str(root), 6).train.images.shape == (3, 6, 6, 3)
 
 
 def test_a_decompression_bomb_is_named(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(InputError, match=r"cat/image\.png cannot be decoded .*DecompressionBombError"):
-        folder.load(str(root), 6)
+        load(str(root), 6)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
 def test_an_unreadable_image_is_named(root: Path, content: bytes):
     (root / "val/dog/image.png").write_bytes(content)
     with pytest.raises(InputError, match=r"val/dog/image\.png cannot be decoded"):
-        folder.load(str(root), 6)
+        load(str(root), 6)
 
 
 def test_a_link_to_nothing_is_named(root: Path):
     (root / "train/dog/lost.jpg").symlink_to(root / "absent.jpg")
     with pytest.raises(InputError, match=r"train/dog/lost\.jpg cannot be decoded"):
-        folder.load(str(root), 6)
+        load(str(root), 6)
 
 
 @pytest.fixture(scope="module", params=["jpg", "png", "bmp", "gif", "webp", "tif", "ppm"])
@@ -169,25 +174,25 @@ def test_a_truncated_image_is_an_input_error_or_whole(encoded: Path, data: st.Da
 def test_an_absent_folder_is_named(root: Path, missing: str, message: str):
     (root / missing).rename(root.with_name(f"{root.name}-moved-{missing}"))
     with pytest.raises(InputError, match=message):
-        folder.load(str(root), 6)
+        load(str(root), 6)
 
 
 def test_two_held_out_splits_are_refused(root: Path):
     (root / "test").mkdir()
     with pytest.raises(InputError, match="both test and val"):
-        folder.load(str(root), 6)
+        load(str(root), 6)
 
 
 def test_a_class_without_training_images_is_named(root: Path):
     save(root / "val/emu/image.png", noise(0))
     with pytest.raises(InputError, match="val/emu is no class of the training split"):
-        folder.load(str(root), 6)
+        load(str(root), 6)
 
 
 def test_an_empty_class_and_an_empty_split_are_named(root: Path):
     (root / "train/emu").mkdir()
     with pytest.raises(InputError, match="train/emu holds no image"):
-        folder.load(str(root), 6)
+        load(str(root), 6)
     (root / "bare").mkdir()
     with pytest.raises(InputError, match="bare holds no class folder"):
         folder.list_images(root / "bare", ("cat",))
@@ -201,7 +206,7 @@ def test_real_cifar10_images(tmp_path: Path):
         few = [member for member in tar if member.name.endswith(("/0000.jpg", "/0001.jpg", "/0002.jpg"))]
         tar.extractall(tmp_path, few, filter="data")
     (tmp_path / "train").symlink_to(tmp_path / "test")
-    data = folder.load(str(tmp_path), 32)
+    data = load(str(tmp_path), 32)
     assert data.class_names[:2] == ("airplane", "automobile")
     assert data.test.labels.tolist() == [label for label in range(10) for _ in range(3)]
     with Image.open(tmp_path / "test/ship/0001.jpg") as image:

@@ -21,8 +21,10 @@ from flax import nnx
 import torch_reference as reference
 from comparison import Named, any_weights, as_numpy, assert_agree, difference
 from dks_jax import optim
+from dks_jax.data.feed import Epochs
 from dks_jax.data.images import Split
-from dks_jax.data.resident import Preparation, TrainingFeed
+from dks_jax.data.preparation import Preparation
+from dks_jax.data.resident import TrainingFeed
 from dks_jax.functional import Functional
 from dks_jax.models.wide_resnet import wide_resnet
 from dks_jax.steps import Devices, Steps, TrainState
@@ -78,10 +80,8 @@ def train_ours(
     feed = TrainingFeed(
         Split(images, labels),
         Preparation(MEAN, STD, padding=0, flip=False, dtype=dtype),
-        batch_size=BATCH_SIZE,
-        drop_last=False,
-        seed=1,
-        devices=devices,
+        Epochs(num_images, BATCH_SIZE, False, 1),
+        devices,
     )
     network = wide_resnet(16, 1, NUM_CLASSES, rngs=nnx.Rngs(2))
     optimizer = optim.sgd(

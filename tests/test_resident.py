@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from dks_jax.data.feed import Epochs
 from dks_jax.data.images import Split
-from dks_jax.data.resident import EvaluationFeed, Preparation, TrainingFeed
+from dks_jax.data.preparation import Preparation
+from dks_jax.data.resident import EvaluationFeed, TrainingFeed
 from dks_jax.steps import Devices
 
 NUM = 23
@@ -14,9 +16,8 @@ PLAIN = Preparation((0.0,), (1.0 / 255.0,))  # leaves the pixel values as they a
 
 
 def training_feed(batch_size=8, drop_last=False, seed=0, batches_per_call=4):
-    return TrainingFeed(
-        SPLIT, PLAIN, batch_size=batch_size, drop_last=drop_last, seed=seed, devices=Devices(batches_per_call)
-    )
+    epochs = Epochs(NUM, batch_size, drop_last, seed)
+    return TrainingFeed(SPLIT, PLAIN, epochs, Devices(batches_per_call))
 
 
 def batches(feed, epoch=0):

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from dks_jax import all_pairs, objective, optim
+from dks_jax.data.feed import Epochs
 from dks_jax.data.images import Split
-from dks_jax.data.resident import EvaluationFeed, Preparation, TrainingFeed
+from dks_jax.data.preparation import Preparation
+from dks_jax.data.resident import EvaluationFeed, TrainingFeed
 from dks_jax.steps import Devices, Steps
 from tiny_network import tiny_network
 
@@ -38,7 +40,7 @@ def setting(devices, *, dtype=jnp.float32, learning_rate=0.05, norm_groups=1, dr
     state = steps.initial_state()
     if dtype == jnp.float64:
         state = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, state)
-    train = TrainingFeed(images(), preparation, batch_size=8, drop_last=drop_last, seed=3, devices=devices)
+    train = TrainingFeed(images(), preparation, Epochs(26, 8, drop_last, 3), devices)
     test = EvaluationFeed(images(seed=1), preparation, batch_size=8, devices=devices)
     return steps, state, train, test
 

@@ -6,11 +6,13 @@ from typing import NamedTuple
 from jax.typing import DTypeLike
 
 from dks_jax.configuration import Config
-from dks_jax.data import cifar, digits, folder
+from dks_jax.data import cifar, digits, folder, tfds_source
 from dks_jax.data.augment import PAD_MODES
-from dks_jax.data.feed import Placement
-from dks_jax.data.images import ImageData
-from dks_jax.data.resident import EvaluationFeed, Preparation, TrainingFeed
+from dks_jax.data.feed import Epochs, Feed, Placement
+from dks_jax.data.images import ImageData, Split, StoredSplit
+from dks_jax.data.preparation import Preparation
+from dks_jax.data.resident import EvaluationFeed, TrainingFeed
+from dks_jax.data.streamed import StreamedEvaluationFeed, StreamedTrainingFeed
 from dks_jax.errors import InputError
 
 
@@ -18,7 +20,7 @@ class Source(NamedTuple):
     """How to load a data set from `config.data`.
 
     image_size: side of its images in pixels; 0 where they are resized to `data.image_size`.
-    channels: of its images.
+    channels: of its images; 0 where only the data tell.
     """
 
     load: Callable[[Config], ImageData]
@@ -27,16 +29,8 @@ class Source(NamedTuple):
 
 
 SOURCES = {
-    "digits": Source(
-        lambda config: digits.load().reduced(config.train_per_class, config.test_per_class), 8, 1
-    ),
-    "cifar": Source(
-        lambda config: cifar.load(config.root, config.name).reduced(
-            config.train_per_class, config.test_per_class
-        ),
-        32,
-        3,
-    ),
+    "digits": Source(lambda config: digits.load(), 8, 1),
+    "cifar": Source(lambda config: cifar.load(config.root, config.name), 32, 3),
     "folder": Source(
         lambda config: folder.load(
             config.root, config.image_size, config.train_per_class, config.test_per_class
@@ -44,6 +38,7 @@ SOURCES = {
         0,
         3,
     ),
+    "tfds": Source(lambda config: tfds_source.load(config.root, config.name, config.image_size), 0, 0),
 }
 
 
@@ -55,18 +50,25 @@ def check(config: Config) -> None:
     if source.image_size not in (0, config.image_size):
         raise InputError(
             f"`data.image_size` must be {source.image_size} for the source {config.source}, since only the "
-            f"images of a folder are resized; got {config.image_size}."
+            f"images of a folder or of tfds are resized; got {config.image_size}."
         )
     if config.source in ("cifar", "folder") and not config.root:
         raise InputError(
             f"`data.root` must name the folder of the data for the source {config.source}; got an empty name."
         )
-    for name in ("mean", "std"):
-        if len(config[name]) != source.channels:
-            raise InputError(
-                f"`data.{name}` must hold one number for each of the {source.channels} channels of the "
-                f"images; got {config[name]}."
-            )
+    if config.streamed and config.source in ("digits", "cifar"):
+        raise InputError(
+            f"`data.streamed` must be False for the source {config.source}, whose images are in memory."
+        )
+    if config.streamed and config.source == "tfds":
+        for name in ("train_per_class", "test_per_class"):
+            if config[name]:
+                raise InputError(
+                    f"`data.{name}` must be 0 where tfds is streamed, since only reading tells the classes; "
+                    f"got {config[name]}."
+                )
+    if source.channels:
+        _check_channels(config, source.channels)
     if config.pad_mode not in PAD_MODES:
         raise InputError(f"`data.pad_mode` must be one of {', '.join(PAD_MODES)}; got {config.pad_mode!r}.")
     if config.padding >= config.image_size:
@@ -75,18 +77,29 @@ def check(config: Config) -> None:
         )
 
 
+def _check_channels(config: Config, channels: int) -> None:
+    for name in ("mean", "std"):
+        if len(config[name]) != channels:
+            raise InputError(
+                f"`data.{name}` must hold one number for each of the {channels} channels of the images; got "
+                f"{config[name]}."
+            )
+
+
 def load(config: Config) -> ImageData:
-    """The images that `config.data` describes, as `check` accepts it, in memory.
+    """The images that `config.data` describes, as `check` accepts it; in memory unless they are streamed.
 
     Raises:
       InputError: the images are absent or damaged, or too few for `train_per_class` or `test_per_class`.
     """
-    return SOURCES[config.source].load(config)
+    images = SOURCES[config.source].load(config)
+    _check_channels(config, images.train.image_shape[-1])
+    return images if config.streamed else images.in_memory(config.train_per_class, config.test_per_class)
 
 
 def make_feeds(
     config: Config, images: ImageData, *, seed: int, norm_groups: int, dtype: DTypeLike, devices: Placement
-) -> tuple[TrainingFeed, EvaluationFeed]:
+) -> tuple[Feed, Feed]:
     """The feeds of the training and the held-out split that `config.data` describes.
 
     Raises:
@@ -95,31 +108,47 @@ def make_feeds(
     preparation = Preparation(
         tuple(config.mean), tuple(config.std), config.padding, config.pad_mode, config.flip, dtype
     )
-    train = TrainingFeed(
-        images.train,
-        preparation,
-        batch_size=config.batch_size,
-        drop_last=config.drop_last,
-        seed=seed,
-        devices=devices,
+    epochs = Epochs(images.train.num_examples, config.batch_size, config.drop_last, seed)
+    _check_batches(epochs, devices, norm_groups)
+    # No larger than the split needs, and a multiple of the devices.
+    needed = -(-images.test.num_examples // devices.count) * devices.count
+    batch_size = min(config.batch_size, needed)
+    return (
+        _training_feed(images.train, preparation, epochs, devices),
+        _evaluation_feed(images.test, preparation, batch_size, devices),
     )
+
+
+def _check_batches(epochs: Epochs, devices: Placement, norm_groups: int) -> None:
     for divisor, name in ((devices.count, "the number of devices"), (norm_groups, "`norm_groups`")):
-        if config.batch_size % divisor:
+        if epochs.batch_size % divisor:
             raise InputError(
-                f"`data.batch_size` must be a multiple of {name}, {divisor}; got {config.batch_size}."
+                f"`data.batch_size` must be a multiple of {name}, {divisor}; got {epochs.batch_size}."
             )
-        if train.remainder % divisor:
+        if epochs.remainder % divisor:
             raise InputError(
-                f"The last batch of an epoch holds {train.remainder} of the {train.num_examples} training "
+                f"The last batch of an epoch holds {epochs.remainder} of the {epochs.num_examples} training "
                 f"images, which is no multiple of {name}, {divisor}: set data.drop_last=True or another "
                 "data.batch_size."
             )
-    if not train.steps_per_epoch:
+    if not epochs.steps:
         raise InputError(
-            f"`data.batch_size` must be at most {train.num_examples}, the number of training images, where "
-            f"data.drop_last is set; got {config.batch_size}."
+            f"`data.batch_size` must be at most {epochs.num_examples}, the number of training images, where "
+            f"data.drop_last is set; got {epochs.batch_size}."
         )
-    # No larger than the split needs, and a multiple of the devices.
-    needed = -(-len(images.test.labels) // devices.count) * devices.count
-    batch_size = min(config.batch_size, needed)
-    return train, EvaluationFeed(images.test, preparation, batch_size=batch_size, devices=devices)
+
+
+def _training_feed(
+    split: Split | StoredSplit, preparation: Preparation, epochs: Epochs, devices: Placement
+) -> Feed:
+    if isinstance(split, Split):
+        return TrainingFeed(split, preparation, epochs, devices)
+    return StreamedTrainingFeed(split, preparation, epochs, devices)
+
+
+def _evaluation_feed(
+    split: Split | StoredSplit, preparation: Preparation, batch_size: int, devices: Placement
+) -> Feed:
+    if isinstance(split, Split):
+        return EvaluationFeed(split, preparation, batch_size=batch_size, devices=devices)
+    return StreamedEvaluationFeed(split, preparation, batch_size=batch_size, devices=devices)

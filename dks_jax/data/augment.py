@@ -9,16 +9,24 @@ PAD_MODES = ("reflect", "zero")
 
 
 def crop_and_flip(
-    images: jax.Array, indices: jax.Array, key: jax.Array, *, padding: int, pad_mode: str, flip: bool
+    images: jax.Array,
+    positions: jax.Array,
+    indices: jax.Array,
+    key: jax.Array,
+    *,
+    padding: int,
+    pad_mode: str,
+    flip: bool,
 ) -> jax.Array:
-    """The images at `indices`, padded on every side, flipped at random and cropped back to their size.
+    """The images at `positions`, padded on every side, flipped at random and cropped back to their size.
 
     One gather with shifted, mirrored and reflected coordinates: no padded copy is made. The draws of an
     example depend on `key` and on its index alone, so neither on the batch nor on the number of devices.
 
     Args:
-      images: uint8 [example, height, width, channel].
-      indices: integers [batch].
+      images: uint8 [image, height, width, channel].
+      positions: integers [batch], where in `images` each example stands.
+      indices: integers [batch], the number of each example in its data set.
       key: PRNG key of the epoch.
       padding: pixels added on every side, below the image size; 0 crops nothing.
       pad_mode: "reflect" or "zero" (black).
@@ -40,7 +48,7 @@ def crop_and_flip(
     columns = jnp.where(mirrored[:, None], width - 1 - columns, columns)
     if pad_mode == "reflect":
         rows, columns = _reflect(rows, height), _reflect(columns, width)
-    batch = images.at[indices[:, None, None], rows[:, :, None], columns[:, None, :]].get(mode="clip")
+    batch = images.at[positions[:, None, None], rows[:, :, None], columns[:, None, :]].get(mode="clip")
     if pad_mode == "zero":
         inside_rows = (rows >= 0) & (rows < height)
         inside_columns = (columns >= 0) & (columns < width)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 
 
 class Batch(NamedTuple):
@@ -42,7 +43,7 @@ class Chunk(NamedTuple):
 class Placement(Protocol):
     """The devices as a feed sees them.
 
-    count: the number of devices.
+    count: the number of devices, over all processes.
     batches_per_call: most batches in a chunk.
     """
 
@@ -51,6 +52,14 @@ class Placement(Protocol):
 
     def replicate(self, tree: Any) -> Any:
         """A copy of every array on every device."""
+        ...
+
+    def rows(self, batch_size: int) -> np.ndarray:
+        """Which rows of a divided batch lie on the devices of this process; rising."""
+        ...
+
+    def divide(self, tree: Any, batch_size: int) -> Any:
+        """Arrays of a batch divided over all devices, from this process's `rows` of them."""
         ...
 
     def shard(self, tree: Any) -> Any:
@@ -68,10 +77,46 @@ class Feed(Protocol):
         """The number of batches in an epoch."""
         ...
 
-    def chunks(self, epoch: int) -> Iterator[Chunk]:
-        """The batches of one epoch, counted from 0, in order."""
+    def chunks(self, epoch: int, first: int = 0) -> Iterator[Chunk]:
+        """The batches of one epoch, counted from 0, in order, from batch number `first` on."""
         ...
 
     def batch(self, arrays: Any, index: jax.Array, batch_size: int) -> Batch:
         """Batch number `index` of the epoch, divided over the devices; traced inside the compiled step."""
         ...
+
+
+class Epochs(NamedTuple):
+    """How a training split comes in epochs: shuffled anew for each, then cut into batches.
+
+    drop_last: whether to leave out the last, partial batch of an epoch.
+    """
+
+    num_examples: int
+    batch_size: int
+    drop_last: bool
+    seed: int
+
+    @property
+    def num_full(self) -> int:
+        """Full batches in an epoch."""
+        return self.num_examples // self.batch_size
+
+    @property
+    def remainder(self) -> int:
+        """Images in the partial batch that ends an epoch, 0 where there is none."""
+        return 0 if self.drop_last else self.num_examples % self.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Batches in an epoch."""
+        return self.num_full + bool(self.remainder)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The examples of an epoch in order, int32 [example]; depends on seed and epoch alone."""
+        permutation = np.random.default_rng([self.seed, epoch]).permutation(self.num_examples)
+        return permutation.astype(np.int32)
+
+    def key(self, epoch: int | jax.Array) -> jax.Array:
+        """PRNG key of an epoch's augmentation."""
+        return jax.random.fold_in(jax.random.key(self.seed), epoch)

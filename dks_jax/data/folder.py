@@ -1,15 +1,13 @@
 """Images on disk as root/<split>/<class>/<image>, the layout of ImageNet."""
 
 import os
-import warnings
-from concurrent.futures import ThreadPoolExecutor
+import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
-from dks_jax.data.images import ImageData, Split, first_per_class
+from dks_jax.data import decoding
+from dks_jax.data.images import ImageData, StoredSplit, first_per_class
 from dks_jax.errors import InputError
 
 EXTENSIONS = frozenset(
@@ -19,15 +17,15 @@ HELD_OUT_NAMES = ("test", "val")
 
 
 def load(root: str, image_size: int, train_per_class: int = 0, test_per_class: int = 0) -> ImageData:
-    """Reads root/train and root/test (or root/val) as uint8 [example, image_size, image_size, 3] in RGB.
+    """Lists root/train and root/test (or root/val), read as uint8 [image_size, image_size, 3] in RGB.
 
     Of every class the first train_per_class and test_per_class images are taken, 0 for all.
 
-    The classes are the sorted class folders of train. Everything is listed before the first image is
-    decoded, so that a misplaced folder is reported at once.
+    The classes are the sorted class folders of train. An image that cannot be decoded raises InputError
+    when it is read.
 
-    Raises InputError for an absent root or split, both test and val, a held-out class
-    that train lacks, a class without images and an image that cannot be decoded.
+    Raises InputError for an absent root or split, both test and val, a held-out class that train lacks and
+    a class without images.
     """
     folder = Path(os.path.expanduser(root))
     if not folder.is_dir():
@@ -40,14 +38,14 @@ def load(root: str, image_size: int, train_per_class: int = 0, test_per_class: i
         raise InputError(f"`data.root` must hold exactly one of test and val; {root} holds {found}.")
     names = class_names(folder / "train")
 
-    def keep(split: str, count: int, field: str) -> tuple[list[Path], np.ndarray]:
+    def keep(split: str, count: int, field: str) -> StoredSplit:
         paths, labels = list_images(folder / split, names)
         kept = first_per_class(labels, count, names, field)
-        return [paths[i] for i in kept], labels[kept]
+        return _stored([paths[i] for i in kept], labels[kept], folder, image_size)
 
     train = keep("train", train_per_class, "train_per_class")
     test = keep(held_out[0], test_per_class, "test_per_class")
-    return ImageData(_decode_all(*train, image_size), _decode_all(*test, image_size), names)
+    return ImageData(train, test, names)
 
 
 def class_names(split_folder: Path) -> tuple[str, ...]:
@@ -92,28 +90,14 @@ def list_images(split_folder: Path, names: tuple[str, ...]) -> tuple[list[Path],
 
 
 def decode(path: Path, image_size: int) -> np.ndarray:
-    """Decodes one image to uint8 [image_size, image_size, 3] in RGB, the first frame of an animated one.
-
-    An image of another size is resized bicubically, both sides, its aspect ratio not kept, as the released
-    ImageNet evaluation does. EXIF orientation is not applied.
+    """Decodes one image file to uint8 [image_size, image_size, 3] in RGB; see `decoding.decode`.
 
     Raises InputError naming the file where it cannot be decoded or has more than 8 bits of grey.
     """
     try:
-        with Image.open(path) as image:
-            mode = image.mode
-            rgb = image.convert("RGB")
-    # Not a list of types: on bad bytes the plugins raise OSError, SyntaxError, struct.error and others.
-    except Exception as error:
-        raise InputError(
-            f"{path} cannot be decoded as an image ({type(error).__name__}); replace or remove it."
-        ) from error
-    if mode.startswith(("I", "F")):
-        # Pillow converts these by cutting off everything above 255, which leaves a white image.
-        raise InputError(f"{path} has the pixel mode {mode}; save it with 8 bits per channel.")
-    if rgb.size != (image_size, image_size):
-        rgb = rgb.resize((image_size, image_size), Image.Resampling.BICUBIC)
-    return np.asarray(rgb)
+        return decoding.decode(path, image_size)
+    except decoding.UndecodableError as error:
+        raise InputError(f"{path} {error}; replace it or remove it.") from error
 
 
 def _is_image(path: Path, split_folder: Path) -> bool:
@@ -123,17 +107,16 @@ def _is_image(path: Path, split_folder: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not hidden and not path.is_dir()
 
 
-def _decode_all(paths: list[Path], labels: np.ndarray, image_size: int) -> Split:
-    """Decodes the files in threads (Pillow releases the interpreter lock) into one array."""
-    images = np.empty((len(paths), image_size, image_size, 3), dtype=np.uint8)
+def _stored(paths: list[Path], labels: np.ndarray, root: Path, image_size: int) -> StoredSplit:
+    """The listed images; their checksum is of names and sizes in bytes."""
+    listing = "".join(f"{path.relative_to(root)} {_size(path)}\n" for path in paths)
 
-    def fill(position: int) -> None:
-        images[position] = decode(paths[position], image_size)
+    def read(index: int) -> tuple[np.ndarray, int]:
+        return decode(paths[index], image_size), int(labels[index])
 
-    # Around the pool and not inside decode, because the warning filters belong to the whole process.
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        # Pillow warns of odd metadata, palettes and large images that it decodes all the same.
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        for _ in tqdm(pool.map(fill, range(len(paths))), total=len(paths), unit="image", disable=None):
-            pass
-    return Split(images, labels)
+    return StoredSplit(len(paths), (image_size, image_size, 3), zlib.crc32(os.fsencode(listing)), read)
+
+
+def _size(path: Path) -> int:
+    # A link to an absent file is reported when it is decoded.
+    return path.stat().st_size if path.exists() else 0

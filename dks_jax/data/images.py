@@ -1,14 +1,20 @@
-"""What every data source returns: labelled uint8 images in memory."""
+"""What every data source returns: labelled uint8 images, in memory or to be decoded one by one."""
 
+import os
+import warnings
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from dks_jax.errors import InputError
 
 
 class Split(NamedTuple):
-    """Labelled images of one size.
+    """Labelled images of one size, in memory.
 
     images: uint8 [example, height, width, channel], range 0 to 255.
     labels: int32 [example], range 0 to number of classes - 1.
@@ -17,26 +23,74 @@ class Split(NamedTuple):
     images: np.ndarray
     labels: np.ndarray
 
+    @property
+    def num_examples(self) -> int:
+        return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return self.images.shape[1:]
+
+    @property
+    def checksum(self) -> int:
+        """Of every image and label."""
+        return zlib.crc32(self.labels.tobytes(), zlib.crc32(self.images.tobytes()))
+
+
+class StoredSplit(NamedTuple):
+    """Labelled images of one size, on disk; an image is decoded when it is read.
+
+    num_examples: how many there are.
+    image_shape: height, width, channels.
+    checksum: of what tells the images from others without decoding them, e.g. their names and sizes.
+    read: from an index to the image, uint8 [height, width, channel], and its label. Threads call it at
+      the same time. Raises InputError where the image cannot be decoded.
+    """
+
+    num_examples: int
+    image_shape: tuple[int, int, int]
+    checksum: int
+    read: Callable[[int], tuple[np.ndarray, int]]
+
+    def in_memory(self) -> Split:
+        """Decodes every image, in threads: decoders release the interpreter lock."""
+        images = np.empty((self.num_examples, *self.image_shape), dtype=np.uint8)
+        labels = np.empty(self.num_examples, dtype=np.int32)
+
+        def fill(index: int) -> None:
+            images[index], labels[index] = self.read(index)
+
+        # Around the pool and not inside `read`, because the warning filters belong to the whole process.
+        with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+            # Pillow warns of odd metadata, palettes and large images that it decodes all the same.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            indices = range(self.num_examples)
+            for _ in tqdm(pool.map(fill, indices), total=len(indices), unit="image", disable=None):
+                pass
+        return Split(images, labels)
+
 
 class ImageData(NamedTuple):
     """A training split, a held-out split and the names of the classes in label order."""
 
-    train: Split
-    test: Split
+    train: Split | StoredSplit
+    test: Split | StoredSplit
     class_names: tuple[str, ...]
 
-    def reduced(self, train_per_class: int, test_per_class: int) -> "ImageData":
-        """The first images of every class alone; 0 for all.
+    def in_memory(self, train_per_class: int, test_per_class: int) -> "ImageData":
+        """Both splits decoded, and of every class the first images alone; 0 for all.
 
         Raises:
-          InputError: a class has fewer.
+          InputError: a class has fewer, or an image cannot be decoded.
         """
 
-        def first(split: Split, count: int, field: str) -> Split:
+        def first(split: Split | StoredSplit, count: int, field: str) -> Split:
+            decoded = split if isinstance(split, Split) else split.in_memory()
             if count == 0:
-                return split
-            kept = first_per_class(split.labels, count, self.class_names, field)
-            return Split(split.images[kept], split.labels[kept])
+                return decoded
+            kept = first_per_class(decoded.labels, count, self.class_names, field)
+            return Split(decoded.images[kept], decoded.labels[kept])
 
         return self._replace(
             train=first(self.train, train_per_class, "train_per_class"),

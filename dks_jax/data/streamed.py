@@ -1,0 +1,145 @@
+"""Feeds of images too many to stay on the devices: threads decode a few batches ahead of the step.
+
+Order, augmentation and place of an example depend on (seed, epoch, example index) alone: the batches are
+those of the resident feeds, bit for bit, whatever the number of threads, devices and processes.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dks_jax.data.feed import Batch, Chunk, Epochs, Placement
+from dks_jax.data.images import StoredSplit
+from dks_jax.data.preparation import Preparation
+
+BATCHES_AHEAD = 2
+
+
+class StreamedTrainingFeed:
+    """Batches of a training split, shuffled anew every epoch and augmented; as `TrainingFeed`.
+
+    Every process decodes the images of its own devices alone.
+
+    Args:
+      split: where to read the images.
+      preparation: normalisation and augmentation.
+      epochs: the order of the examples and their division into batches.
+      devices: where the batches go.
+      num_threads: that decode; default one per core.
+    """
+
+    def __init__(
+        self,
+        split: StoredSplit,
+        preparation: Preparation,
+        epochs: Epochs,
+        devices: Placement,
+        num_threads: int | None = None,
+    ):
+        self.num_examples = split.num_examples
+        self.split = split
+        self.preparation = preparation
+        self.epochs = epochs
+        self.devices = devices
+        self.num_threads = num_threads
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.epochs.steps
+
+    def chunks(self, epoch: int, first: int = 0) -> Iterator[Chunk]:
+        order, size = self.epochs.order(epoch), self.epochs.batch_size
+        batches = [order[i * size : (i + 1) * size] for i in range(first, self.epochs.steps)]
+        replicated = self.devices.replicate({"epoch": np.int32(epoch)})
+        arrays = _read_batches(self.split, batches, self.devices, self.num_threads)
+        for i, (indices, divided) in enumerate(zip(batches, arrays, strict=True)):
+            yield Chunk(divided | replicated, first + i, 1, len(indices))
+
+    def batch(self, arrays: Any, index: jax.Array, batch_size: int) -> Batch:
+        del index
+        positions = self.devices.shard(jnp.arange(batch_size))
+        key = self.epochs.key(arrays["epoch"])
+        images = self.preparation.training(arrays["images"], positions, arrays["indices"], key)
+        return self.devices.shard(Batch(images, arrays["labels"], jnp.ones(batch_size)))
+
+
+class StreamedEvaluationFeed:
+    """Batches of a held-out split in order; as `EvaluationFeed`.
+
+    The last batch is filled up with black images of weight 0.
+    """
+
+    def __init__(
+        self,
+        split: StoredSplit,
+        preparation: Preparation,
+        *,
+        batch_size: int,
+        devices: Placement,
+        num_threads: int | None = None,
+    ):
+        self.num_examples = split.num_examples
+        self.split = split
+        self.preparation = preparation
+        self.batch_size = batch_size
+        self.devices = devices
+        self.num_threads = num_threads
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.num_examples // self.batch_size)
+
+    def chunks(self, epoch: int, first: int = 0) -> Iterator[Chunk]:
+        del epoch
+        size = self.batch_size
+        batches = [np.arange(i * size, (i + 1) * size) for i in range(first, self.steps_per_epoch)]
+        arrays = _read_batches(self.split, batches, self.devices, self.num_threads)
+        for i, divided in enumerate(arrays, start=first):
+            yield Chunk(divided, i, 1, size)
+
+    def batch(self, arrays: Any, index: jax.Array, batch_size: int) -> Batch:
+        del index, batch_size
+        images = self.preparation.evaluation(arrays["images"])
+        weights = (arrays["indices"] < self.num_examples).astype(jnp.float32)
+        return self.devices.shard(Batch(images, arrays["labels"], weights))
+
+
+def _read_batches(
+    split: StoredSplit, batches: Iterable[np.ndarray], devices: Placement, num_threads: int | None
+) -> Iterator[dict[str, jax.Array]]:
+    """The "images", "labels" and "indices" of every batch, divided over the devices.
+
+    An index beyond the examples gives a black image with label 0.
+    """
+    blank = np.zeros(split.image_shape, np.uint8), 0
+
+    def read(index: int) -> tuple[np.ndarray, int]:
+        return split.read(index) if index < split.num_examples else blank
+
+    pool = ThreadPoolExecutor(num_threads or os.cpu_count())
+    waiting = deque()
+    batches = iter(batches)
+    try:
+        while True:
+            # As many batches as are wanted ahead are being decoded while the caller works on one.
+            while len(waiting) <= BATCHES_AHEAD and (indices := next(batches, None)) is not None:
+                own = indices[devices.rows(len(indices))]
+                waiting.append((indices, own, [pool.submit(read, int(index)) for index in own]))
+            if not waiting:
+                return
+            indices, own, futures = waiting.popleft()
+            images, labels = zip(*(future.result() for future in futures), strict=True)
+            divided = {
+                "images": np.stack(images),
+                "labels": np.array(labels, np.int32),
+                "indices": own.astype(np.int32),
+            }
+            yield devices.divide(divided, len(indices))
+    finally:
+        pool.shutdown(cancel_futures=True)

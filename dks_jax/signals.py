@@ -1,0 +1,56 @@
+"""SIGTERM and Ctrl-C as a wish to stop, which the loop meets between two steps."""
+
+import signal
+from types import FrameType
+from typing import Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A wish to stop, met.
+
+    message: what was saved, and how to go on.
+    saved: whether the run was saved, all processes of a job in step.
+    """
+
+    def __init__(self, number: int, message: str, *, saved: bool = False):
+        super().__init__(message)
+        self.number = number
+        self.saved = saved
+
+    @property
+    def status(self) -> int:
+        """Exit status: 0 where the system asked for it, 130 after Ctrl-C."""
+        return 130 if self.number == signal.SIGINT else 0
+
+
+class StopSignals:
+    """Within `with`, a signal raises Interrupted at once until `deferred` is set, and is kept afterwards.
+
+    A second one raises Interrupted in any case.
+
+    requested: the number of the signal that was kept, 0 where there was none.
+    """
+
+    def __init__(self) -> None:
+        self.requested = 0
+        self.deferred = False
+
+    def __enter__(self) -> Self:
+        self._before = [signal.signal(number, self._receive) for number in SIGNALS]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in zip(SIGNALS, self._before, strict=True):
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if not self.deferred:
+            raise Interrupted(number, "stopped before the first step: the same command starts again")
+        if self.requested:
+            raise Interrupted(
+                number, "stopped at once: the same command goes on from the last checkpoint, if any"
+            )
+        self.requested = number
