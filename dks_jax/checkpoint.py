@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from dks_jax.errors import InputError
-from dks_jax.files import checksums, damage, remove
+from dks_jax.files import checksums, damage, remove, require_room, room_for
 from dks_jax.hosts import is_primary, lost
 
 State = TypeVar("State")
@@ -40,6 +40,8 @@ class Checkpoints:
     def __init__(self, folder: Path):
         self.latest: int | None = None
         self._folder = folder.resolve()
+        if is_primary():
+            self._folder.mkdir(parents=True, exist_ok=True)
         self._whole: int | None = None
         self._progress: dict[str, Any] = {}
         self._checkpointer = ocp.AsyncCheckpointer(
@@ -83,6 +85,7 @@ class Checkpoints:
         self.wait()
         self._progress, self.latest = progress, step
         try:
+            require_room(self._folder, room_for(state))
             args = ocp.args.StandardSave(state)
             # Only a damaged checkpoint of the same step can be in the way.
             self._checkpointer.save(self._folder / str(step), args=args, force=True)
@@ -146,9 +149,10 @@ class Checkpoints:
         if gone := lost(error):
             return gone
         last = "there is none yet" if self._whole is None else f"that of step {self._whole} is whole"
+        reason = error.strerror if isinstance(error, OSError) else _first_line(error)
         return InputError(
             f"The checkpoint of step {self.latest} cannot be written to {self._folder} "
-            f"({_first_line(error)}; {last}): see that there is room and that the folder can be written to, "
+            f"({reason}; {last}): see that there is room and that the folder can be written to, "
             "and start the same command again."
         )
 

@@ -1,10 +1,16 @@
 """Files and folders that are never half-written, and those that were damaged afterwards."""
 
+import errno
+import glob
 import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import jax
 
 
 @contextmanager
@@ -14,20 +20,42 @@ def replacing(path: Path) -> Iterator[Path]:
     Where the block fails `path` stays as it was.
     """
     partial = path.with_name(path.name + ".partial")
-    remove(partial)
+    _remove_all(partial)
     try:
         with naming(path):
             yield partial
     except BaseException:
-        remove(partial)
+        _remove_all(partial)
         raise
     # A folder cannot replace another one: the old one steps aside until the new one is there.
-    old = path.with_name(path.name + ".old.partial")
-    remove(old)
+    old = path.with_name(path.name + ".partial.old")
     if path.is_dir():
         path.replace(old)
     partial.replace(path)
     remove(old)
+
+
+def _remove_all(partial: Path) -> None:
+    """Removes what was half-written, and what those who wrote it have named after it."""
+    for path in partial.parent.glob(glob.escape(partial.name) + "*"):
+        remove(path)
+
+
+def room_for(arrays: Any) -> int:
+    """Bytes on disk that a pytree of arrays takes at most: Orbax compresses, and adds an index."""
+    return 1_000_000 + sum(array.nbytes * 11 // 10 for array in jax.tree.leaves(arrays))
+
+
+def require_room(folder: Path, num_bytes: int) -> None:
+    """Raises OSError where so much cannot be written to a folder: it is full, read-only or gone.
+
+    Writing would find that out too, but Orbax leaves tracebacks of its threads then.
+    """
+    with naming(folder), tempfile.TemporaryFile(dir=folder):
+        free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        reason = f"No space left on device: {num_bytes / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free"
+        raise OSError(errno.ENOSPC, reason, str(folder))
 
 
 @contextmanager

@@ -25,29 +25,43 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, epochs: int, steps_per_epoch: int):
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         self._path = folder / "metrics.jsonl"
         self.records = [record for record in read_records(self._path) if record["epoch"] <= epochs]
         with replacing(self._path) as partial:
             partial.write_text("".join(_line(record) for record in self.records))
-        self._events = SummaryWriter(str(folder), purge_step=epochs * steps_per_epoch + 1)
+        # Not the usual SummaryWriter: its thread leaves tracebacks on a full disk.
+        self._event_path = folder / "events.out.tfevents"
+        self._events = EventsWriter(str(folder / "events"))
+        # From here on TensorBoard forgets what an earlier start has logged.
+        beginning = SessionLog(status=SessionLog.START)
+        self._events.write_event(Event(step=epochs * steps_per_epoch + 1, session_log=beginning))
 
     def add(self, record: Record) -> None:
         """Appends one line, and its figures as scalars <split>/<name>."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
         self.records.append(record)
         with naming(self._path), self._path.open("a") as file:
             file.write(_line(record))
-        for name, value in record.items():
-            if name not in ("step", "epoch", "split"):
-                # TensorBoard allows no ">" in a name.
-                tag = f"{record['split']}/{name.replace('->', '_to_')}"
-                self._events.add_scalar(tag, value, record["step"])
-        self._events.flush()
+        # TensorBoard allows no ">" in a name.
+        scalars = [
+            Summary.Value(tag=f"{record['split']}/{name.replace('->', '_to_')}", simple_value=value)
+            for name, value in record.items()
+            if name not in ("step", "epoch", "split")
+        ]
+        event = Event(wall_time=time.time(), step=record["step"], summary=Summary(value=scalars))
+        with naming(self._event_path):
+            self._events.write_event(event)
+            self._events.flush()
 
     def close(self) -> None:
         """Writes out the events."""
-        self._events.close()
+        with naming(self._event_path):
+            self._events.close()
 
 
 def read_records(path: Path) -> list[Record]:

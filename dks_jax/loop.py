@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,15 +94,13 @@ class Loop:
     def run(self) -> None:
         """Trains until the last epoch; see `train`."""
         started_finished = self._position.epoch == self._config.epochs
-        try:
+        with ExitStack() as closing:
+            for part in (self._checkpoints, self._log, self._progress):
+                if part:
+                    closing.callback(part.close)
             for epoch in range(self._position.epoch, self._config.epochs):
                 self._epoch(epoch)
             self._checkpoints.wait()
-        finally:
-            self._progress.close()
-            if self._log:
-                self._log.close()
-            self._checkpoints.close()
         if self._log:
             self._draw(self._log)
             if not started_finished or not (self._folder / "weights").exists():

@@ -10,6 +10,7 @@ JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or --distributed;
 """
 
 import argparse
+import logging
 import os
 import re
 import sys
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     1 where another process of the job is gone."""
     # Pillow warns of odd metadata, palettes and large images that it decodes all the same.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    # Orbax's threads complain of an error that the loop reports too.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         with StopSignals() as stop:
             command = parse(sys.argv[1:] if argv is None else argv)
