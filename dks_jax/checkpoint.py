@@ -6,6 +6,7 @@ loop needs besides the state, and complete.json, the checksums of the other file
 
 import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -69,7 +70,7 @@ class Checkpoints:
             state = self._checkpointer.restore(folder, args=ocp.args.StandardRestore(target))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"The checkpoint {folder} does not fit this version of dks-jax ({_first_line(error)}): go on "
+                f"The checkpoint {folder} does not fit this version of dks-jax ({_reason(error)}): go on "
                 "with the version that config.json names, or give another --workdir."
             ) from error
         self.latest = self._whole = step
@@ -149,10 +150,9 @@ class Checkpoints:
         if gone := lost(error):
             return gone
         last = "there is none yet" if self._whole is None else f"that of step {self._whole} is whole"
-        reason = error.strerror if isinstance(error, OSError) else _first_line(error)
         return InputError(
             f"The checkpoint of step {self.latest} cannot be written to {self._folder} "
-            f"({reason}; {last}): see that there is room and that the folder can be written to, "
+            f"({_reason(error)}; {last}): see that there is room and that the folder can be written to, "
             "and start the same command again."
         )
 
@@ -169,5 +169,10 @@ def _damage(folder: Path) -> str | None:
         return f"{SEAL} is missing or broken"
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300].rstrip(".")
+def _reason(error: BaseException) -> str:
+    """What is wrong, in a few words, though TensorStore tells all that it was doing."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    system_error = re.search(r"([^:]+) \[os_error_code", text)
+    return system_error[1].strip() if system_error else text[:300].rstrip(".")
