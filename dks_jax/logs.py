@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tqdm import tqdm
 
@@ -25,43 +25,61 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, epochs: int, steps_per_epoch: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
         self._path = folder / "metrics.jsonl"
         self.records = [record for record in read_records(self._path) if record["epoch"] <= epochs]
         with replacing(self._path) as partial:
             partial.write_text("".join(_line(record) for record in self.records))
-        # Not the usual SummaryWriter: its thread leaves tracebacks on a full disk.
-        self._event_path = folder / "events.out.tfevents"
-        self._events = EventsWriter(str(folder / "events"))
-        # From here on TensorBoard forgets what an earlier start has logged.
-        beginning = SessionLog(status=SessionLog.START)
-        self._events.write_event(Event(step=epochs * steps_per_epoch + 1, session_log=beginning))
+        self._events = _Events(folder, epochs * steps_per_epoch + 1)
 
     def add(self, record: Record) -> None:
         """Appends one line, and its figures as scalars <split>/<name>."""
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
-
         self.records.append(record)
         with naming(self._path), self._path.open("a") as file:
             file.write(_line(record))
         # TensorBoard allows no ">" in a name.
-        scalars = [
-            Summary.Value(tag=f"{record['split']}/{name.replace('->', '_to_')}", simple_value=value)
+        scalars = {
+            f"{record['split']}/{name.replace('->', '_to_')}": value
             for name, value in record.items()
             if name not in ("step", "epoch", "split")
-        ]
-        event = Event(wall_time=time.time(), step=record["step"], summary=Summary(value=scalars))
-        with naming(self._event_path):
-            self._events.write_event(event)
-            self._events.flush()
+        }
+        self._events.add(record["step"], scalars)
 
     def close(self) -> None:
-        """Writes out the events."""
-        with naming(self._event_path):
-            self._events.close()
+        """Ends the file of events."""
+        self._events.close()
+
+
+class _Events:
+    """TensorBoard events, on disk when `add` returns; those of an earlier start from `step` on are void.
+
+    tensorboardX's usual SummaryWriter has a thread, which leaves tracebacks on a full disk.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        # Their classes are made at run time, and no type checker knows them.
+        self._event, self._summary = cast(Any, event_pb2), cast(Any, summary_pb2)
+        self._name = folder / "events.out.tfevents"
+        with naming(self._name):
+            self._writer = EventsWriter(str(folder / "events"))
+        beginning = self._event.SessionLog(status=self._event.SessionLog.START)
+        self._write(self._event.Event(step=step, session_log=beginning))
+
+    def add(self, step: int, scalars: Mapping[str, float]) -> None:
+        values = [self._summary.Summary.Value(tag=tag, simple_value=v) for tag, v in scalars.items()]
+        summary = self._summary.Summary(value=values)
+        self._write(self._event.Event(wall_time=time.time(), step=step, summary=summary))
+
+    def close(self) -> None:
+        with naming(self._name):
+            self._writer.close()
+
+    def _write(self, event: Any) -> None:
+        with naming(self._name):
+            self._writer.write_event(event)
+            self._writer.flush()
 
 
 def read_records(path: Path) -> list[Record]:

@@ -17,9 +17,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from dks_jax import configuration, hosts, models
+from dks_jax.command_line import Parser, report
 from dks_jax.configuration import Config
 from dks_jax.errors import InputError
 from dks_jax.loop import train
@@ -44,33 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         return report(error)
     return 0
-
-
-def report(error: Exception) -> int:
-    """Prints an error that a user can do something about; returns the exit status. Raises any other one."""
-    if gone := hosts.lost(error):
-        print(f"error: {gone}", file=sys.stderr)
-        return 1
-    if isinstance(error, InputError):
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    # The operating system's own errors are about files: no space, no permission, a name too long.
-    if isinstance(error, OSError):
-        place = f" ({error.filename})" if error.filename else ""
-        print(
-            f"error: {error.strerror or error}{place}: see that the file can be read or written and that "
-            "there is room, and start the same command again.",
-            file=sys.stderr,
-        )
-        return 2
-    raise error
-
-
-class Parser(argparse.ArgumentParser):
-    """Reports a wrong command line as every other wrong input is reported."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message[0].upper()}{message[1:]}; see python -m dks_jax.train --help.")
 
 
 class Command(NamedTuple):

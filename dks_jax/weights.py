@@ -56,7 +56,7 @@ def load_weights(folder: Path) -> tuple[Arrays, Arrays, dict[str, Any]]:
     try:
         metadata = json.loads((folder / METADATA).read_text())
         problem = damage(folder, metadata["files"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         problem = f"{METADATA} is broken"
     if problem:
         raise InputError(f"The weights in {folder} are damaged: {problem}; put a copy back.")

@@ -86,7 +86,8 @@ def _describe(folder: Path, config: Config, images: ImageData) -> None:
     """Writes config.json, or adds to it what is different since the run was started.
 
     config.json holds "config"; "data": numbers and checksums of the images, class names; "versions",
-    "devices" and "commit" of the first start; and those of later starts, where they differ, as "resumed".
+    "devices", "processes" and "commit" of the first start; and those of later starts, where they differ, as
+    "resumed".
 
     Raises:
       InputError: the folder belongs to a run on other data.
@@ -101,6 +102,7 @@ def _describe(folder: Path, config: Config, images: ImageData) -> None:
     program = {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "processes": jax.process_count(),
         "commit": _commit(),
     }
     description = _read(folder)
@@ -128,6 +130,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
             "data": dict,
             "versions": dict,
             "devices": list,
+            "processes": int,
             "commit": str,
             "resumed": list,
         }

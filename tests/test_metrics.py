@@ -1,9 +1,14 @@
 """Means over an epoch by hand, speed, and the report of a divergence."""
 
+import json
+import time
+
 import numpy as np
 import pytest
 
 from dks_jax import metrics
+from dks_jax.logs import Progress
+from dks_jax.metrics import EpochMeans, Stopwatch
 
 
 def history(examples, loss, main, branch1):
@@ -51,3 +56,48 @@ def test_a_divergence_names_the_first_bad_batch_and_its_values():
     with pytest.raises(metrics.DivergedError, match=r"diverged at step 7 \(epoch 2\): loss = nan; lower"):
         metrics.require_finite(bad, 6, "step {} (epoch 2)")
     metrics.require_finite(history([8], [1.0], [4], [8]), 1, "step {}")
+
+
+def test_means_go_on_from_a_saved_state_as_if_they_had_not_stopped():
+    random = np.random.default_rng(0)
+    history = {name: random.random(10).astype(np.float32) for name in ("loss", "cross_entropy/main")}
+    history |= {"examples": np.full(10, 8.0, np.float32), "errors/main": random.integers(0, 8, 10)}
+
+    def part(begin, end):
+        return {name: values[begin:end] for name, values in history.items()}
+
+    whole, first = EpochMeans(), EpochMeans()
+    whole.add(history)
+    first.add(part(0, 3))
+    second = EpochMeans(json.loads(json.dumps(first.state())))
+    second.add(part(3, 10))
+    assert second.result() == whole.result()
+    assert second.state() == whole.state()
+
+
+def test_waiting_counts_the_time_until_input_comes():
+    watch = Stopwatch()
+
+    def slow():
+        for i in range(3):
+            time.sleep(0.05)
+            yield i
+
+    begin = time.perf_counter()
+    for _ in watch.waiting(slow()):
+        time.sleep(0.1)
+    assert 0.15 <= watch.waited < time.perf_counter() - begin - 0.3 + 0.01
+    watch.reset()
+    assert watch.waited == 0
+
+
+@pytest.mark.parametrize(
+    ("waited", "working", "warns"), [(2, 10, True), (1.5, 20, False), (0.5, 0.5, False), (0, 0, False)]
+)
+def test_waiting_for_more_than_a_tenth_of_the_time_is_said_once(waited, working, warns, capsys):
+    progress = Progress(10, 0, 1)
+    progress.warn_of_waiting(3, waited, working)
+    progress.warn_of_waiting(4, waited, working)
+    output = capsys.readouterr().out
+    assert output.count("warning: in epoch 3 the device waited for input 17 % of the time") == warns
+    assert output.count("\n") == warns

@@ -132,3 +132,28 @@ def test_sgd_is_that_of_torch(x64, momentum: float, weight_decay: float, decay_n
             value.grad = torch.tensor(gradients[name])
         torch_sgd.step()
         assert_agree(as_numpy(params), {k: v.detach().numpy() for k, v in theirs.items()}, 1e-12)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.5, 1e6])
+def test_clipping_is_that_of_pytorch(clip_norm):
+    # torch adds 1e-6 to the norm before it divides, which does not matter where gradients are large.
+    random = np.random.default_rng(0)
+    start = {
+        name: random.standard_normal(shape).astype(np.float32) for name, shape in (("a", (3, 4)), ("b", 5))
+    }
+    gradients = [{name: 10 * random.standard_normal(v.shape) for name, v in start.items()} for _ in range(4)]
+    ours = {name: jnp.asarray(value) for name, value in start.items()}
+    optimizer = optim.sgd(lambda step: 0.1, weight_decay=0.01, clip_norm=clip_norm)
+    state = optimizer.init(ours)
+    theirs = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in start.items()}
+    reference = torch.optim.SGD(theirs.values(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    for gradient in gradients:
+        updates, state = optimizer.update({n: jnp.float32(g) for n, g in gradient.items()}, state, ours)
+        ours = optax.apply_updates(ours, updates)
+        for name, parameter in theirs.items():
+            parameter.grad = torch.tensor(gradient[name], dtype=torch.float32)
+        if clip_norm:
+            torch.nn.utils.clip_grad_norm_(theirs.values(), clip_norm)
+        reference.step()
+    for name, parameter in theirs.items():
+        np.testing.assert_allclose(ours[name], parameter.detach().numpy(), rtol=1e-5, atol=1e-6)

@@ -12,6 +12,7 @@ PACKAGE = Path(dks_jax.__file__).parent
 # From the command line down to the errors. A module may import what stands below it.
 ORDER = [
     "train",
+    "command_line",
     "loop",
     "experiment",
     "workdir",

@@ -1,7 +1,6 @@
 """The summary of runs: what is averaged, what is left out and why, and the files that it writes."""
 
 import csv
-import importlib.util
 import io
 import json
 import math
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import summarize
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,12 +16,6 @@ from PIL import Image
 
 from dks_jax import Branch, DeeplySupervised, configuration, models, train
 from runs import CONFIGS, DIGITS, SMALL, records
-
-SPEC = importlib.util.spec_from_file_location("summarize", CONFIGS.parent / "tools" / "summarize.py")
-assert SPEC
-assert SPEC.loader
-summarize = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(summarize)
 
 IMAGES = {
     "train_images": 1437,

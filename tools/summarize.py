@@ -19,7 +19,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
@@ -29,6 +29,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from dks_jax.command_line import Parser, report
 from dks_jax.configuration import fits, flatten
 from dks_jax.errors import InputError
 from dks_jax.files import replacing
@@ -92,18 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.output:
             write(arguments.output, tables, rows)
         print(tables, end="")
-    # The operating system's own errors are about files: no space, no permission, a name too long.
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        return report(error)
     return 0
-
-
-class Parser(argparse.ArgumentParser):
-    """Reports a wrong command line as every other wrong input is reported."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message[0].upper()}{message[1:]}; see {self.prog} --help.")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

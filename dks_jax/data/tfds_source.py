@@ -1,0 +1,330 @@
+"""Data sets that tensorflow-datasets (tfds) has prepared as array_record files, read without TensorFlow.
+
+They lie in <root>/<name>[/<config>]/<version>. What is read there: dataset_info.json (splits and files),
+features.json (what a record holds), <label>.labels.txt (class names) and the records, each of them a
+serialised tf.train.Example with an image as it was encoded, e.g. as JPEG. The code that prepared the data
+set, which tools/prepare_dataset.py runs, is not needed, and nothing that the files name is imported.
+"""
+
+import io
+import operator
+import os
+import re
+import shlex
+import zlib
+from bisect import bisect_right
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.util import find_spec
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dks_jax.data import decoding
+from dks_jax.data.images import ImageData, StoredSplit
+from dks_jax.errors import InputError
+
+NAME = re.compile(r"(?P<name>\w+)(?:/(?P<config>[\w.+-]+))?(?::(?P<version>\d+\.\d+\.\d+))?")
+VERSION = re.compile(r"\d+\.\d+\.\d+")
+HELD_OUT_NAMES = ("test", "validation")
+# tfds writes imagenet2012 to over 1,024 files, and many systems let a process hold no more open. To open one
+# takes 0.2 ms.
+OPEN_FILES = 128
+
+
+class Shards(NamedTuple):
+    """The files of a split, how many records each of them holds, and the bytes of all records."""
+
+    files: tuple[Path, ...]
+    lengths: tuple[int, ...]
+    num_bytes: int
+
+
+class Prepared(NamedTuple):
+    """A prepared data set for image classification.
+
+    name: with config and version, e.g. "cifar100:3.0.2".
+    remedy: what to do where its files are damaged.
+    image, label: the features of a record that are the image and its class.
+    channels: of the images, 3 (RGB) or 1 (grey).
+    class_names: in label order.
+    splits: by name; those without records are left out.
+    """
+
+    name: str
+    remedy: str
+    image: str
+    label: str
+    channels: int
+    class_names: tuple[str, ...]
+    splits: dict[str, Shards]
+
+
+def load(root: str, name: str, image_size: int) -> ImageData:
+    """The images of a data set for classification, read as uint8 [image_size, image_size, channels].
+
+    Channels are 3 (RGB), or 1 where the data set says so, e.g. mnist. Images of another size are resized as
+    those of a folder are. The training split is "train". The held-out split is "test", or "validation" where
+    "test" is absent or its first image has no label, as in imagenet2012. Image and label are the two
+    features that the data set declares for supervised learning, e.g. the fine label of cifar100, or else the
+    only image and the only class label that it has.
+
+    Args:
+      root: the folder in which tfds prepares data sets; empty for its default, which TFDS_DATA_DIR of the
+        environment names, or else ~/tensorflow_datasets.
+      name: as tfds has it, e.g. "cifar100", "cifar100:3.0.2" or "imagenet_resized/32x32"; without a version
+        the newest one that is prepared.
+      image_size: side of the images in pixels.
+
+    Raises:
+      InputError: the data set is not prepared, or not as array_record files; it has no image, class label or
+        split as described; its files are absent or damaged; a package of the extra `tfds` is not installed.
+    """
+    require("tensorflow_datasets", "array_record", extra="tfds")
+    prepared = describe(root, name)
+    if "train" not in prepared.splits:
+        raise _lacks_split(prepared, "a split train")
+    for held_out in HELD_OUT_NAMES:
+        if held_out in prepared.splits and _examples(prepared, held_out)(0)[1] >= 0:
+            train, test = (_stored(prepared, split, image_size) for split in ("train", held_out))
+            return ImageData(train, test, prepared.class_names)
+    raise _lacks_split(prepared, f"a split {' or '.join(HELD_OUT_NAMES)} with labels")
+
+
+def require(*packages: str, extra: str) -> None:
+    """Raises InputError where one of the packages is not installed."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise InputError(
+                f"Data sets of tfds need the package {package}, which is not installed; run pip install "
+                f"'dks-jax[{extra}]'."
+            )
+
+
+def data_dir(root: str) -> Path:
+    """The folder of all prepared data sets; for an empty name the default of tfds."""
+    return Path(os.path.expanduser(root or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")))
+
+
+def find(root: str, name: str) -> Path:
+    """The folder of a prepared data set, of its newest version if `name` has none; arguments as of `load`.
+
+    Raises:
+      InputError: the name is malformed, or no such data set is prepared.
+    """
+    match = NAME.fullmatch(name)
+    if match is None:
+        raise InputError(
+            "`data.name` must be a name of tfds, e.g. cifar100, cifar100:3.0.2 or imagenet_resized/32x32; "
+            f"got {name!r}."
+        )
+    folder = data_dir(root)
+    variant = folder / match["name"] / (match["config"] or "")
+    versions = [path for path in variant.glob("*") if VERSION.fullmatch(path.name)]
+    wanted = [path for path in versions if match["version"] in (None, path.name)]
+    if not wanted:
+        others = _names(folder, match["name"])
+        raise InputError(
+            f"`data.name` must be a data set that is prepared in `data.root`; {folder} does not hold {name!r}"
+            f"{', only ' + ', '.join(others) if others else ''}: run {_command(root, name)}."
+        )
+    return max(wanted, key=lambda path: [int(number) for number in path.name.split(".")])
+
+
+def _names(folder: Path, name: str) -> list[str]:
+    """What is prepared of a data set, as "name:version" or "name/config:version"."""
+    infos = [*folder.glob(f"{name}/*/dataset_info.json"), *folder.glob(f"{name}/*/*/dataset_info.json")]
+    return sorted(":".join(info.parent.relative_to(folder).as_posix().rsplit("/", 1)) for info in infos)
+
+
+def _command(root: str, name: str) -> str:
+    """What to run to have a data set prepared."""
+    return f"python tools/prepare_dataset.py {name} --data_dir {shlex.quote(str(data_dir(root)))}"
+
+
+def describe(root: str, name: str) -> Prepared:
+    """What the files beside the records tell; arguments as of `load`.
+
+    Raises:
+      InputError: as `load` does, but for the splits and the records.
+    """
+    from tensorflow_datasets.core import proto
+
+    # Its classes are made at run time, and no type checker knows them.
+    schema: Any = proto
+    folder = find(root, name)
+    remedy = f"delete {folder} and run {_command(root, name)}"
+    info = _parse(folder / "dataset_info.json", schema.dataset_info_pb2.DatasetInfo(), remedy)
+    if info.file_format != "array_record":
+        raise InputError(
+            f"`data.name` must be a data set that is prepared as array_record files; {folder} holds "
+            f"{info.file_format or 'tfrecord'} files: {remedy}, or choose another `data.root`."
+        )
+    full_name = f"{'/'.join(filter(None, (info.name, info.config_name)))}:{info.version}"
+    features = _parse(folder / "features.json", schema.feature_pb2.Feature(), remedy).features_dict.features
+    image, label = _image_and_label(features, info.supervised_keys.tuple.items, full_name)
+    if features[image].image.dtype != "uint8":
+        raise InputError(
+            f"`data.name` must be a data set of images with 8 bits per channel; those of {full_name} are "
+            f"{features[image].image.dtype}."
+        )
+    return Prepared(
+        full_name,
+        remedy,
+        image,
+        label,
+        channels=1 if features[image].image.shape.dimensions[-1:] == [1] else 3,
+        class_names=_class_names(
+            folder / f"{label}.labels.txt", features[label].class_label.num_classes, remedy
+        ),
+        splits=_splits(folder, info, remedy),
+    )
+
+
+def _parse(path: Path, message: Any, remedy: str) -> Any:
+    """A protobuf message from its JSON form, which is how tfds writes what it knows about a data set."""
+    from google.protobuf import json_format
+
+    try:
+        json_format.Parse(path.read_text(encoding="utf-8"), message, ignore_unknown_fields=True)
+        if not message.ListFields():
+            raise ValueError("no known field")
+    except (OSError, ValueError, RecursionError, json_format.ParseError) as error:
+        raise InputError(f"{path} cannot be read ({type(error).__name__}); {remedy}.") from error
+    return message
+
+
+def _image_and_label(features: Any, supervised: Any, name: str) -> tuple[str, str]:
+    """The features of a record that are the image and its class."""
+    # An image that is a map of classes has the same message and another class.
+    images = [
+        key
+        for key in features
+        if features[key].HasField("image") and features[key].python_class_name.endswith(".Image")
+    ]
+    labels = [key for key in features if features[key].class_label.num_classes > 0]
+    pair = [item.feature_key for item in supervised]
+    if len(pair) == 2 and pair[0] in images and pair[1] in labels:
+        return pair[0], pair[1]
+    if len(images) == len(labels) == 1:
+        return images[0], labels[0]
+    raise InputError(
+        "`data.name` must be a data set for image classification, with one image and one class label; "
+        f"{name} has {_listing('image', images)} and {_listing('class label', labels)}."
+    )
+
+
+def _listing(noun: str, names: list[str]) -> str:
+    return f"the {noun}s {', '.join(sorted(names))}" if names else f"no {noun}"
+
+
+def _class_names(path: Path, count: int, remedy: str) -> tuple[str, ...]:
+    """The class names in label order; their numbers where the data set has no names."""
+    if not path.exists():
+        return tuple(str(label) for label in range(count))
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({type(error).__name__}); {remedy}.") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(names) != count:
+        raise InputError(f"{path} has {len(names)} class names, not {count}; {remedy}.")
+    return names
+
+
+def _splits(folder: Path, info: Any, remedy: str) -> dict[str, Shards]:
+    """The splits that have records, by name."""
+    import tensorflow_datasets as tfds
+
+    try:
+        template = tfds.core.ShardedFileTemplate(
+            tfds.core.Path(folder), dataset_name=info.name, filetype_suffix=info.file_format
+        )
+        splits = [tfds.core.SplitInfo.from_proto(split, template) for split in info.splits]
+        shards = {
+            split.name: Shards(
+                tuple(Path(file) for file in split.filepaths),
+                tuple(split.shard_lengths),
+                int(split.num_bytes),
+            )
+            for split in splits
+        }
+    # Not a list of types: a damaged template of the file names can raise any that str.format raises.
+    except Exception as error:
+        raise InputError(f"{folder / 'dataset_info.json'} names no files of records; {remedy}.") from error
+    return {name: split for name, split in shards.items() if sum(split.lengths) > 0}
+
+
+def _lacks_split(prepared: Prepared, missing: str) -> InputError:
+    found = ", ".join(prepared.splits) or "none"
+    return InputError(f"`data.name` must be a data set with {missing}; {prepared.name} has {found}.")
+
+
+def _stored(prepared: Prepared, split: str, image_size: int) -> StoredSplit:
+    """A split whose images are decoded when they are read.
+
+    Its checksum is of the names of data set and classes, the sizes of all files and the first record.
+    """
+    example = _examples(prepared, split)
+    classes = len(prepared.class_names)
+
+    def read(index: int) -> tuple[np.ndarray, int]:
+        encoded, label = example(index)
+        if not 0 <= label < classes:
+            raise InputError(
+                f"`data.name` must be a data set whose images all have a label; image {index} of the split "
+                f"{split} of {prepared.name} has the label {label}, which is none of its {classes} classes."
+            )
+        try:
+            return decoding.decode(io.BytesIO(encoded), image_size, prepared.channels), label
+        except decoding.UndecodableError as error:
+            raise InputError(
+                f"Image {index} of the split {split} of {prepared.name} {error}; {prepared.remedy}."
+            ) from error
+
+    _, lengths, num_bytes = prepared.splits[split]
+    shape = image_size, image_size, prepared.channels
+    told = (prepared.name, split, lengths, num_bytes, prepared.class_names, example(0))
+    return StoredSplit(sum(lengths), shape, zlib.crc32(repr(told).encode()), read)
+
+
+def _examples(prepared: Prepared, split: str) -> Callable[[int], tuple[bytes, int]]:
+    """A function from an index to the encoded image and the label; threads may call it at the same time."""
+    import tensorflow_datasets as tfds
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    files, lengths, _ = prepared.splits[split]
+    for file in files:
+        if not file.exists():
+            raise InputError(f"{file} is absent; {prepared.remedy}.")
+    ends = list(accumulate(lengths))
+    features: Any = tfds.features.FeaturesDict(
+        {prepared.image: tfds.features.Image(), prepared.label: tfds.features.ClassLabel()}
+    )
+    # What tfds decodes differs with the packages that are installed.
+    decoders = {prepared.image: tfds.decode.SkipDecoding()}
+
+    # Readers are closed when the last thread drops them. To read by position changes nothing in a reader.
+    @lru_cache(OPEN_FILES)
+    def reader(shard: int) -> Any:
+        options = "readahead_buffer_size:0,max_parallelism:0"
+        return ArrayRecordReader(str(files[shard]), options=options, file_reader_buffer_size=2**15)
+
+    def example(index: int) -> tuple[bytes, int]:
+        shard = bisect_right(ends, index)
+        try:
+            record = reader(shard).read([index - ends[shard] + lengths[shard]])[0]
+            values = features.deserialize_example_np(record, decoders=decoders)
+            # A file that was cut off can yield empty records, whose values are None.
+            return bytes(values[prepared.image]), operator.index(values[prepared.label])
+        # Not a list of types: the reader raises RuntimeError, the parsers of bad bytes raise many.
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"Record {index} of the split {split} of {prepared.name} cannot be read "
+                f"({type(error).__name__}: {reason}); {prepared.remedy}."
+            ) from error
+
+    return example

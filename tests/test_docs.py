@@ -1,0 +1,63 @@
+"""README and docs: their examples run, in order, and show what they say."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from dks_jax import train
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def examples(page):
+    """(language, text) of the code blocks of a page."""
+    return re.findall(r"```(python|sh)\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def run(language, text, names):
+    if language == "python":
+        exec(compile(text, "example", "exec"), names)
+        return
+    for command in text.replace("\\\n", " ").strip().splitlines():
+        words = shlex.split(command)
+        assert words[:3] == ["python", "-m", "dks_jax.train"]
+        assert train.main(words[3:]) == 0
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.stem)
+def test_examples_run_in_order(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    if page.stem == "README":
+        # It speaks of the run at its beginning, which takes minutes.
+        arguments = [
+            "--config=configs/digits_wrn.py",
+            "--config.epochs=1",
+            "--config.data.train_per_class=10",
+        ]
+        assert train.main(arguments) == 0
+    names, everything = {"__name__": "example"}, ""
+    for language, text in examples(page):
+        capsys.readouterr()
+        run(language, text, names)
+        shown = capsys.readouterr().out
+        # Every one shows something, but for those that make files.
+        assert shown or "save(path)" in text
+        everything += shown
+    # What a page says that the log says.
+    for line in re.findall(r"^    (starting .*)$", page.read_text(), re.MULTILINE):
+        assert f"{line}\n" in everything
+
+
+def test_an_own_network_takes_less_than_thirty_lines():
+    _, text = examples(ROOT / "docs" / "own_model.md")[0]
+    assert len([line for line in text.splitlines() if line.strip()]) < 30
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
