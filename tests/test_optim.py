@@ -55,6 +55,7 @@ def config(**changes):
         "learning_rate": 0.1,
         "momentum": 0.9,
         "weight_decay": 5e-4,
+        "clip_norm": 0.0,
         "decay_norm_and_bias": True,
         "drop_epochs": (3, 5),
         "drop_factor": 0.2,

@@ -82,7 +82,7 @@ def test_branches_that_the_network_lacks_are_left_out(saved):
     ours = network(branches=False)
     lines = adopt_weights(ours, folder / "whole")
     assert lines[1].startswith("left out: ")
-    assert changed(get_arrays(ours), arrays) == set() == changed(backbone_only(arrays), get_arrays(ours))
+    assert changed(get_arrays(ours), backbone_only(arrays)) == set()
 
 
 @pytest.mark.parametrize("model", [{"width": 2}, {"depth": 22}])

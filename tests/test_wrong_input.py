@@ -73,6 +73,28 @@ WRONG_FIELDS = {
         "which is no multiple of `norm_groups`, 2: set data.drop_last=True",
     ),
     "too few images": ("data.batch_size=2000", "must be at most 1437, the number of training images"),
+    "streamed digits": (
+        "data.streamed=True",
+        "`data.streamed` must be False for the source digits, whose images are in memory",
+    ),
+    "part of streamed tfds": (
+        "data.source=tfds data.streamed=True data.train_per_class=3",
+        "`data.train_per_class` must be 0 where tfds is streamed, since only reading tells the classes; got 3",
+    ),
+    "tfds not prepared": (
+        "data.source=tfds data.name=cifar100 data.root=.",
+        "run python tools/prepare_dataset.py cifar100 --data_dir .",
+    ),
+    "tfds without a name": ("data.source=tfds data.root=.", "`data.name` must be a name of tfds"),
+    "negative minutes": (
+        "checkpoint_every_minutes=-1",
+        "`checkpoint_every_minutes` must be at least 0; got -1",
+    ),
+    "negative norm": ("optimizer.clip_norm=-0.5", "`optimizer.clip_norm` must be at least 0; got -0.5"),
+    "weights that are not there": (
+        "init_weights=nowhere",
+        "nowhere holds no weights: there is no metadata.json; give the weights/ of a run.",
+    ),
     "unknown data set": (
         "data.source=cifar data.root=. data.name=svhn data.image_size=32 data.mean=(0,0,0) data.std=(1,1,1)",
         "`data.name` must be one of cifar10, cifar100; got 'svhn'",
@@ -88,6 +110,18 @@ WRONG = {
     "absent config with method": (["--config=configs/none.py:ds"], "there is no configs/none.py"),
     "a folder as config": ([f"--config={CONFIGS}"], f"there is no {CONFIGS}"),
     "empty workdir": ([DIGITS, "--workdir="], "`--workdir` must name a folder"),
+    "a part of a job": (
+        [DIGITS, "--num_processes=2"],
+        "`--coordinator` (or JAX_COORDINATOR_ADDRESS) must be given with `--num_processes`",
+    ),
+    "a coordinator without port": (
+        [DIGITS, "--coordinator=host", "--num_processes=2", "--process_id=0"],
+        "`--coordinator` must be HOST:PORT of process 0, e.g. 10.0.0.1:1234; got 'host'",
+    ),
+    "a process beyond the last": (
+        [DIGITS, "--coordinator=host:1", "--num_processes=2", "--process_id=2"],
+        "`--process_id` must be at least 0 and below --num_processes, 2; got 2",
+    ),
     "too long a name": ([DIGITS, f"--workdir={'x' * 300}"], "File name too long"),
 } | {
     name: ([DIGITS, *(f"--config.{field}" for field in fields.split(" "))], sentence)
