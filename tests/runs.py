@@ -36,8 +36,14 @@ def last_checkpoint(workdir):
         return checkpointer.restore((workdir / "checkpoints" / str(newest)).resolve())
 
 
-def train_on(folder, workdir):
+def train_on(folder, workdir, *arguments):
     fields = ["source=folder", f"root={folder}", "mean=(0.5,0.5,0.5)", "std=(0.25,0.25,0.25)", "batch_size=4"]
     return train.main(
-        [DIGITS, "--config.epochs=1", f"--workdir={workdir}", *(f"--config.data.{field}" for field in fields)]
+        [
+            DIGITS,
+            "--config.epochs=1",
+            f"--workdir={workdir}",
+            *(f"--config.data.{field}" for field in fields),
+            *arguments,
+        ]
     )

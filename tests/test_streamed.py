@@ -1,5 +1,7 @@
 """Streamed feeds: the batches of the resident ones, bit for bit, whatever the threads; decoding ahead."""
 
+import os
+import signal
 import threading
 import time
 
@@ -7,13 +9,15 @@ import jax
 import numpy as np
 import pytest
 
+from comparison import assert_same_bits
 from dks_jax.data.feed import Epochs
 from dks_jax.data.images import Split, StoredSplit
 from dks_jax.data.preparation import Preparation
 from dks_jax.data.resident import EvaluationFeed, TrainingFeed
 from dks_jax.data.streamed import BATCHES_AHEAD, StreamedEvaluationFeed, StreamedTrainingFeed
 from dks_jax.errors import InputError
-from dks_jax.steps import Devices
+from dks_jax.steps import Devices, Steps
+from runs import last_checkpoint, records, train_on, without_speed
 
 RANDOM = np.random.default_rng(0)
 SPLIT = Split(RANDOM.integers(0, 256, (23, 8, 8, 3), np.uint8), RANDOM.integers(0, 5, 23).astype(np.int32))
@@ -117,3 +121,35 @@ def test_decoding_into_memory_gives_every_image_and_label():
     np.testing.assert_array_equal(split.images, SPLIT.images)
     np.testing.assert_array_equal(split.labels, SPLIT.labels)
     assert split.labels.dtype == np.int32
+
+
+def test_a_streamed_run_equals_one_in_memory_and_can_be_stopped_within_an_epoch(
+    image_folder, tmp_path, monkeypatch, capsys
+):
+    small = ["--config.data.batch_size=2", "--config.data.flip=True", "--config.epochs=2"]
+    assert train_on(image_folder, tmp_path / "memory", *small) == 0
+    whole = Steps.train
+
+    def stop_after_third(steps, state, *rest):
+        if int(state.step) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return whole(steps, state, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Steps, "train", stop_after_third)
+        assert train_on(image_folder, tmp_path / "streamed", *small, "--config.data.streamed=True") == 0
+    assert "stopped after step 3 of 4" in capsys.readouterr().err
+    assert train_on(image_folder, tmp_path / "streamed", *small, "--config.data.streamed=True") == 0
+    lines, expected = (
+        [without_speed(line) for line in records(tmp_path / run)] for run in ("streamed", "memory")
+    )
+    assert lines == expected
+    assert_same_bits(last_checkpoint(tmp_path / "streamed"), last_checkpoint(tmp_path / "memory"))
+
+
+def test_a_broken_image_that_is_streamed_ends_the_run_with_its_name(image_folder, tmp_path, capsys):
+    (image_folder / "train/b/2.png").write_bytes(b"no image")
+    assert train_on(image_folder, tmp_path / "run", "--config.data.streamed=True") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(image_folder / "train/b/2.png") in error

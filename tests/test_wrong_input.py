@@ -17,7 +17,7 @@ WRONG_FIELDS = {
     "a group of fields": ("data=3", "`data` is a group of fields; set one of data.batch_size, "),
     "unknown source": (
         "data.source=mnist",
-        "`data.source` must be one of digits, cifar, folder; got 'mnist'",
+        "`data.source` must be one of digits, cifar, folder, tfds; got 'mnist'",
     ),
     "unknown model": ("model.name=vgg", "`model.name` must be one of wide_resnet; got 'vgg'"),
     "unknown method": ("method=kd", "must be one of dks, ds, baseline, top_down, bottom_up; got 'kd'"),
@@ -79,7 +79,8 @@ WRONG_FIELDS = {
     ),
     "part of streamed tfds": (
         "data.source=tfds data.streamed=True data.train_per_class=3",
-        "`data.train_per_class` must be 0 where tfds is streamed, since only reading tells the classes; got 3",
+        "`data.train_per_class` must be 0 where tfds is streamed, since only reading tells the classes; got "
+        "3",
     ),
     "tfds not prepared": (
         "data.source=tfds data.name=cifar100 data.root=.",
