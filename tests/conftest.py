@@ -8,13 +8,32 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dks_jax import models
+from tiny_network import tiny_network
+
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
     """Compiled programs are shared between the tests of a run, those in other processes included."""
     folder = str(tmp_path_factory.mktemp("compiled"))
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
-    jax.config.update("jax_compilation_cache_dir", folder)
+    # Quick compilations too: hardly any test waits for anything else.
+    settings = {"jax_compilation_cache_dir": folder, "jax_persistent_cache_min_compile_time_secs": 0}
+    for name, value in settings.items():
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def tiny_model():
+    """Has configs of wide ResNets build a network that is quick to trace and to compile instead."""
+
+    def build(*, num_classes, channels, norm_groups, **_):
+        return tiny_network(num_classes, norm_groups, channels=channels)
+
+    with pytest.MonkeyPatch.context() as patch:
+        quick = models.MODELS["wide_resnet"]._replace(build=build)
+        patch.setitem(models.MODELS, "wide_resnet", quick)
+        yield
 
 
 @pytest.fixture

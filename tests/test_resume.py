@@ -11,11 +11,11 @@ import pytest
 
 from comparison import assert_same_bits
 from dks_jax.steps import Steps
-from runs import DIGITS, FOUR_DEVICES, SMALL, last_checkpoint, records, run, without_speed
+from runs import DIGITS, SMALL, last_checkpoint, records, run, without_speed
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
+def unbroken(tmp_path_factory, tiny_model):
     """The workdir of a whole run: three epochs of two steps."""
     workdir = tmp_path_factory.mktemp("runs") / "unbroken"
     assert run(workdir) == 0
@@ -155,26 +155,3 @@ def test_a_second_program_in_the_same_workdir_is_refused(unbroken, tmp_path, mon
     assert f"Another program trains in {tmp_path / 'run'}" in second[0].stderr
     assert second[0].stderr.count("\n") == 1
     assert_same_end(tmp_path / "run", unbroken)
-
-
-def test_a_run_on_four_devices_goes_on_on_one(tmp_path, capsys):
-    # Two steps an epoch, of 52 and 48 images; 20 held-out images, a partial batch.
-    arguments = ["--config.data.batch_size=52", f"--workdir={tmp_path / 'run'}"]
-    program = f"""
-import os, signal, sys
-from dks_jax import train
-from dks_jax.steps import Steps
-whole = Steps.train
-def stop_after(self, state, *rest):
-    if int(state.step) == 2:
-        os.kill(os.getpid(), signal.SIGTERM)
-    return whole(self, state, *rest)
-Steps.train = stop_after
-sys.exit(train.main({[DIGITS, *SMALL, *arguments]}))
-"""
-    subprocess.run([sys.executable, "-c", program], env=os.environ | FOUR_DEVICES, check=True)
-    assert run(tmp_path / "run", *arguments) == 0
-    assert "going on after 1 of 3 epochs and 1 of 2 steps" in capsys.readouterr().out
-    description = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert [len(start["devices"]) for start in (description, *description["resumed"])] == [4, 1]
-    assert [line["epoch"] for line in records(tmp_path / "run")] == [1, 1, 2, 2, 3, 3]

@@ -20,8 +20,10 @@ class Stage(nnx.Module):
         return self.dropout(nnx.relu(self.bn(self.conv(x))))
 
 
-def tiny_network(num_classes: int, norm_groups: int = 1, seed: int = 0) -> DeeplySupervised:
-    """Two stages, the second with dropout, and two branches; for RGB images."""
+def tiny_network(
+    num_classes: int, norm_groups: int = 1, seed: int = 0, *, channels: int = 3
+) -> DeeplySupervised:
+    """Two stages, the second with dropout, and two branches."""
     rngs = nnx.Rngs(seed)
 
     def head() -> Head:
@@ -30,4 +32,4 @@ def tiny_network(num_classes: int, norm_groups: int = 1, seed: int = 0) -> Deepl
     # Dropout in one place only: XLA takes a second to compile the random bits of each.
     stages = [Stage(0.0, norm_groups, rngs), Stage(0.3, norm_groups, rngs)]
     branches = [Branch(0, [Stage(0.0, norm_groups, rngs)], head()), Branch(1, [], head())]
-    return DeeplySupervised(Conv(3, 8, 3, rngs=rngs), stages, head(), branches)
+    return DeeplySupervised(Conv(channels, 8, 3, rngs=rngs), stages, head(), branches)
