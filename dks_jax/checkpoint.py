@@ -43,6 +43,9 @@ class Checkpoints:
         self._folder = folder.resolve()
         if is_primary():
             self._folder.mkdir(parents=True, exist_ok=True)
+            # What a killed run has left half-written.
+            for path in self._folder.glob(f"*{TEMPORARY}*"):
+                remove(path)
         self._whole: int | None = None
         self._progress: dict[str, Any] = {}
         self._checkpointer = ocp.AsyncCheckpointer(
@@ -121,11 +124,10 @@ class Checkpoints:
         # Orbax changes this one after the folder has got its final name, and reads a checkpoint without it.
         del files["_CHECKPOINT_METADATA"]
         (folder / SEAL).write_text(json.dumps(files))
-        # Older ones, damaged ones, and what killed runs have left half-written.
-        kept = {folder.name, str(self._whole)}
-        for path in self._folder.iterdir():
-            if path.name not in kept:
-                remove(path)
+        # Older ones, and damaged ones; the one before stays until this one has its name.
+        for step in _steps(self._folder):
+            if step != self._whole:
+                remove(self._folder / str(step))
 
     def _last_whole(self) -> tuple[int, list[str]]:
         """The step of the last whole checkpoint, -1 where there is none, and the damage of later ones.

@@ -60,8 +60,14 @@ def test_the_last_two_are_kept_and_the_last_is_restored(saved):
 
 def test_without_checkpoints_there_is_nothing_to_restore(tmp_path):
     assert restore(tmp_path / "absent") is None
+
+
+def test_half_written_checkpoints_are_removed_and_other_files_are_not(tmp_path):
     (tmp_path / "5.orbax-checkpoint-tmp").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
     assert restore(tmp_path) is None
+    save(tmp_path, 5, 6, 7)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["6", "7", "notes.txt"]
 
 
 DAMAGE = {
