@@ -1,12 +1,14 @@
 """Checkpoints of a run: written in the background, complete or absent, verified before they are used.
 
-checkpoints/<step>/ is what Orbax writes for the state, and two files beside it: progress.json, whatever the
-loop needs besides the state, and complete.json, the checksums of the other files.
+checkpoints/<step>/ is what Orbax writes for the state, and complete.json beside it: "progress", whatever the
+loop needs besides the state; "files", the checksums of the others; "checksum", that of these two.
 """
 
 import contextlib
 import json
 import re
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -16,12 +18,11 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from dks_jax.errors import InputError
-from dks_jax.files import checksums, damage, remove, require_room, room_for
-from dks_jax.hosts import is_primary, lost
+from dks_jax.files import checksums, damage, remove, replacing, require_room, room_for
+from dks_jax.hosts import is_primary, lost, on_primary
 
 State = TypeVar("State")
 TEMPORARY = ".orbax-checkpoint-tmp"
-PROGRESS = "progress.json"
 SEAL = "complete.json"
 
 
@@ -62,7 +63,7 @@ class Checkpoints:
         Raises:
           InputError: no checkpoint is whole, or the last whole one is of another version of the program.
         """
-        step, complaints = self._last_whole() if is_primary() else (-1, [])
+        step, complaints = on_primary(self._last_whole) or (-1, [])
         if jax.process_count() > 1:
             step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
         if step < 0:
@@ -78,16 +79,22 @@ class Checkpoints:
             ) from error
         self.latest = self._whole = step
         complaints = [f"{complaint}; going on from step {step}" for complaint in complaints]
-        return cast(State, state), json.loads((folder / PROGRESS).read_text()), complaints
+        return cast(State, state), _read_seal(folder)["progress"], complaints
 
     def save(self, step: int, state: Any, progress: dict[str, Any]) -> None:
         """Starts to write a checkpoint, once the one before is written; it counts once it is complete.
+
+        Of a step that is saved already the progress alone is written: the state is the same.
 
         Raises:
           InputError: this or the one before cannot be written.
         """
         self.wait()
-        self._progress, self.latest = progress, step
+        self._progress = progress
+        if step == self.latest:
+            on_primary(self._amend)
+            return
+        self.latest = step
         try:
             require_room(self._folder, room_for(state))
             args = ocp.args.StandardSave(state)
@@ -119,15 +126,18 @@ class Checkpoints:
     def _seal(self) -> None:
         """Completes what has been written, in the background, just before it gets its final name."""
         (folder,) = self._folder.glob(f"{self.latest}{TEMPORARY}*")
-        (folder / PROGRESS).write_text(json.dumps(self._progress))
         files = checksums(folder)
         # Orbax changes this one after the folder has got its final name, and reads a checkpoint without it.
         del files["_CHECKPOINT_METADATA"]
-        (folder / SEAL).write_text(json.dumps(files))
+        _write_seal(folder, {"progress": self._progress, "files": files})
         # Older ones, and damaged ones; the one before stays until this one has its name.
         for step in _steps(self._folder):
             if step != self._whole:
                 remove(self._folder / str(step))
+
+    def _amend(self) -> None:
+        folder = self._folder / str(self.latest)
+        _write_seal(folder, _read_seal(folder) | {"progress": self._progress})
 
     def _last_whole(self) -> tuple[int, list[str]]:
         """The step of the last whole checkpoint, -1 where there is none, and the damage of later ones.
@@ -151,7 +161,8 @@ class Checkpoints:
     def _failure(self, error: Exception) -> Exception:
         if gone := lost(error):
             return gone
-        last = "there is none yet" if self._whole is None else f"that of step {self._whole} is whole"
+        whole = self._whole is not None and (self._folder / str(self._whole) / SEAL).exists()
+        last = f"that of step {self._whole} is whole" if whole else "there is none before"
         return InputError(
             f"The checkpoint of step {self.latest} cannot be written to {self._folder} "
             f"({_reason(error)}; {last}): see that there is room and that the folder can be written to, "
@@ -166,9 +177,27 @@ def _steps(folder: Path) -> list[int]:
 
 def _damage(folder: Path) -> str | None:
     try:
-        return damage(folder, json.loads((folder / SEAL).read_text()))
-    except (OSError, ValueError, AttributeError):
+        return damage(folder, _read_seal(folder)["files"])
+    # Other errors of the system may pass, and tell nothing of the checkpoint.
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return f"{SEAL} is missing or broken"
+
+
+def _read_seal(folder: Path) -> dict[str, Any]:
+    """The seal of a checkpoint; ValueError, TypeError or KeyError where it is broken."""
+    seal = json.loads((folder / SEAL).read_text())
+    if seal.pop("checksum") != _checksum(seal):
+        raise ValueError("The seal has changed since it was written.")
+    return seal
+
+
+def _write_seal(folder: Path, seal: dict[str, Any]) -> None:
+    with replacing(folder / SEAL) as partial:
+        partial.write_text(json.dumps({**seal, "checksum": _checksum(seal)}))
+
+
+def _checksum(seal: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(seal, sort_keys=True).encode())
 
 
 def _reason(error: BaseException) -> str:

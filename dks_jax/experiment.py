@@ -1,6 +1,7 @@
 """All that a config describes: data, network, objective, optimizer and compiled steps, checked and built."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from dks_jax.macs import count_macs
 from dks_jax.steps import Devices, Steps
 from dks_jax.supervision import DeeplySupervised
 from dks_jax.synergy import METHODS, objective
-from dks_jax.weights import adopt_weights
+from dks_jax.weights import adopt_weights, find_weights
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -51,6 +52,7 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
     data.check(config.data)
     models.check(config.model)
     optim.check(config.optimizer, config.epochs)
+    init_weights = find_weights(Path(config.init_weights)) if config.init_weights and not resumed else None
     devices = Devices()
     images = data.load(config.data)
     train_feed, test_feed = data.make_feeds(
@@ -71,8 +73,8 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
         seed=config.seed,
     )
     description = _describe(config, images, network, train_feed.steps_per_epoch)
-    if config.init_weights and not resumed:
-        description += adopt_weights(network, config.init_weights)
+    if init_weights:
+        description += adopt_weights(network, init_weights)
     teaches = METHODS[config.method](len(network.names))
     loss = partial(objective, teaches=teaches, names=network.names, **config.synergy)
     steps = Steps(network, loss, optimizer, seed=config.seed, devices=devices)

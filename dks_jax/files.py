@@ -70,7 +70,7 @@ def naming(path: Path) -> Iterator[None]:
 
 def remove(path: Path) -> None:
     """Removes a file or a folder with all that it holds, if it is there."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

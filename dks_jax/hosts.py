@@ -2,18 +2,21 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from dks_jax.errors import InputError
-from dks_jax.signals import Interrupted
+from dks_jax.signals import SIGNALS, Interrupted
+
+T = TypeVar("T")
 
 # By flag, the environment variable that stands for it.
 VARIABLES = {
@@ -105,15 +108,24 @@ def job(place: Membership | None, *, detect: bool = False) -> Iterator[None]:
         return
     # Training saves by itself when it is told to stop.
     jax.config.update("jax_enable_preemption_service", False)
+    advice = (
+        "check that all of them are started with the same coordinator, that its port is free, and that the "
+        "network lets them reach it."
+    )
     try:
-        jax.distributed.initialize(**(place._asdict() if place else {}))
+        with _watched(f"The processes of the job could not be joined: {advice}"), _default_signals():
+            jax.distributed.initialize(**(place._asdict() if place else {}))
+            # The first exchange waits for half a minute at most: here, where all are close together.
+            wait_for_all("start")
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"The processes of the job cannot be joined ({_first_line(error)}): check that all of them are "
-            "started with the same coordinator, that its port is free, and that the network lets them reach "
-            "it."
+            f"The processes of the job cannot be joined ({_first_line(error)}): {advice}"
         ) from error
-    with _watched():
+    gone = (
+        f"Process {jax.process_index()} was ended from outside, most likely because another process of the "
+        "job is gone: start all of them again to go on from the last checkpoint."
+    )
+    with _watched(gone):
         try:
             yield
         except Interrupted as interrupted:
@@ -124,16 +136,23 @@ def job(place: Membership | None, *, detect: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def _watched() -> Iterator[None]:
+def _default_signals() -> Iterator[None]:
+    """Lets a signal end the process within `with`, where Python would not see it for minutes."""
+    before = [signal.signal(number, signal.SIG_DFL) for number in SIGNALS]
+    try:
+        yield
+    finally:
+        for number, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _watched(sentence: str) -> Iterator[None]:
     """Leaves a sentence where the process ends within `with` by other means than Python's.
 
     JAX's runtime does that where it notices before we do that process 0 is gone.
     """
-    sentence = (
-        f"error: process {jax.process_index()} was ended from outside, most likely because another process "
-        "of the job is gone: start all of them again to go on from the last checkpoint"
-    )
-    command = [sys.executable, "-I", "-S", "-c", WATCHER, sentence]
+    command = [sys.executable, "-I", "-S", "-c", WATCHER, f"error: {sentence}"]
     watcher = subprocess.Popen(command, stdin=subprocess.PIPE)
     try:
         yield
@@ -152,6 +171,26 @@ def wait_for_all(place: str) -> None:
         multihost_utils.sync_global_devices(place)
 
 
+def on_primary(action: Callable[[], T]) -> T | None:
+    """What an action gives that the primary process alone does; None on the others, once it is done.
+
+    Raises:
+      InputError: on the others, where the action has failed. The primary raises what the action did.
+    """
+    result, failure = None, None
+    if is_primary():
+        try:
+            result = action()
+        except Exception as error:
+            failure = error
+    (failed,) = largest(failure is not None)
+    if failure:
+        raise failure
+    if failed:
+        raise InputError("Process 0 of the job has stopped: its own message says why.")
+    return result
+
+
 def largest(*values: float) -> list[float]:
     """For each value, the largest that any process gave. All processes must call it."""
     if jax.process_count() == 1:
@@ -161,21 +200,24 @@ def largest(*values: float) -> list[float]:
 
 def lost(error: BaseException) -> LostHostError | None:
     """The error that says that another process is gone, where this is why `error` was raised."""
-    if not jax.distributed.is_initialized():
+    if isinstance(error, LostHostError):
+        return error
+    # An InputError is a ValueError, and may well speak of a connection.
+    if isinstance(error, InputError) or not jax.distributed.is_initialized():
         return None
     # A broken connection surfaces as a ValueError, a JaxRuntimeError or a TimeoutError, by backend and place.
     signs = r"gloo|nccl|coordination|connection|heartbeat|unavailable|deadline|barrier|timed out"
     if isinstance(error, ValueError | RuntimeError | OSError) and re.search(signs, str(error), re.IGNORECASE):
         return LostHostError(
             f"Process {jax.process_index()} stops, since another process of the job is gone "
-            f"({_first_line(error)}): start all of them again to go on from the last checkpoint"
+            f"({_first_line(error)}): start all of them again to go on from the last checkpoint."
         )
     return None
 
 
 def leave(status: int) -> None:
-    """Ends a process of a job that has failed at once: the usual end would wait for the others."""
-    if status and jax.distributed.is_initialized():
+    """Ends a process at once that has not left its job with all others: the usual end would wait for them."""
+    if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

@@ -1,6 +1,7 @@
 """What a run leaves to read: metrics.jsonl, TensorBoard events, and progress on the terminal."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any, cast
 
 from tqdm import tqdm
 
+from dks_jax.errors import InputError
 from dks_jax.files import naming, replacing
 
 Record = dict[str, Any]
@@ -26,7 +28,13 @@ class MetricsLog:
 
     def __init__(self, folder: Path, epochs: int, steps_per_epoch: int):
         self._path = folder / "metrics.jsonl"
-        self.records = [record for record in read_records(self._path) if record["epoch"] <= epochs]
+        try:
+            self.records = [record for record in read_records(self._path) if record["epoch"] <= epochs]
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{self._path} has a line that is no record of a run: put a copy back, or move the file away "
+                "to go on without what it has logged."
+            ) from error
         with replacing(self._path) as partial:
             partial.write_text("".join(_line(record) for record in self.records))
         self._events = _Events(folder, epochs * steps_per_epoch + 1)
@@ -162,9 +170,14 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Prints a line without disturbing the bar."""
-        if not self._quiet:
+        if self._quiet:
+            return
+        try:
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever was reading is gone; training goes on.
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
     def close(self) -> None:
         """Leaves the bar as it is."""

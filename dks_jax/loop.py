@@ -102,10 +102,10 @@ class Loop:
                 self._epoch(epoch)
             self._checkpoints.wait()
         if self._log:
-            self._draw(self._log)
             if not started_finished or not (self._folder / "weights").exists():
                 self._save_weights("weights", self._log.records[-1] if self._log.records else {})
-            print(result(self._log.records, self._folder))
+            self._draw(self._log)
+            self._progress.say(result(self._log.records, self._folder))
 
     def _start(self) -> tuple[TrainState, Position, list[str]]:
         fresh = self._experiment.steps.initial_state()
@@ -127,7 +127,6 @@ class Loop:
         self._position = Position(epoch + 1)
         if epoch + 1 == self._config.epochs or (epoch + 1) % self._config.checkpoint_every_epochs == 0:
             self._save()
-        self._pause()
 
     def _write(self, log: MetricsLog, train_record: Record, test_record: Record) -> None:
         """Leaves what an epoch has brought, before any checkpoint that says it is done."""
@@ -202,9 +201,7 @@ class Loop:
             self._save()
 
     def _save(self) -> None:
-        # After the last batch of an epoch and after its evaluation the step is the same.
-        if self._checkpoints.latest != self._step:
-            self._checkpoints.save(self._step, self._state, self._position._asdict())
+        self._checkpoints.save(self._step, self._state, self._position._asdict())
         self._saved = time.perf_counter()
 
     def _save_weights(self, name: str, test_record: Record) -> None:
@@ -237,7 +234,8 @@ class Agreement:
         per_call = (now - self._asked) / self._calls
         stop_all, save_all, slowest = hosts.largest(stop, save, per_call)
         self._calls, self._asked = 0, now
-        self._interval = max(1, int(SECONDS_BETWEEN_AGREEMENTS / slowest))
+        # At most fourfold growth: the next calls may be slower ones.
+        self._interval = max(1, min(4 * self._interval, int(SECONDS_BETWEEN_AGREEMENTS / slowest)))
         return int(stop_all), bool(save_all)
 
 

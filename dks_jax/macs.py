@@ -11,7 +11,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 def count_macs(function: Callable[..., Any], *arguments: Any) -> int:
     """Multiply-accumulate operations of the convolutions and matrix products of `function(*arguments)`.
 
-    Other operations are left out, as is usual. The function is traced, not run.
+    Other operations are left out, as is usual. The function is traced, not run: of the branches of a
+    condition the costliest counts, of a loop without a known length one turn.
 
     Args:
       arguments: arrays, or jax.ShapeDtypeStruct in their place.
@@ -34,6 +35,8 @@ def _count_one(equation: JaxprEqn) -> int:
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         return outputs * math.prod(inputs[0].shape[axis] for axis in contracted)
+    if equation.primitive.name == "cond":
+        return max(_count(branch.jaxpr.eqns) for branch in equation.params["branches"])
     # Functions within functions: jit, checkpoint, custom derivatives, scan.
     inner = [part for value in equation.params.values() for part in _jaxprs(value)]
     return equation.params.get("length", 1) * sum(_count(jaxpr.eqns) for jaxpr in inner)

@@ -12,17 +12,21 @@ class Interrupted(KeyboardInterrupt):
 
     message: what was saved, and how to go on.
     saved: whether the run was saved, all processes of a job in step.
+    nothing_lost: whether it was, or had not begun.
     """
 
-    def __init__(self, number: int, message: str, *, saved: bool = False):
+    def __init__(self, number: int, message: str, *, saved: bool = False, begun: bool = True):
         super().__init__(message)
         self.number = number
         self.saved = saved
+        self.nothing_lost = saved or not begun
 
     @property
     def status(self) -> int:
-        """Exit status: 0 where the system asked for it, 130 after Ctrl-C."""
-        return 130 if self.number == signal.SIGINT else 0
+        """Exit status: 130 after Ctrl-C, else 0 where nothing is lost, else 143, as if not caught."""
+        if self.number == signal.SIGTERM and self.nothing_lost:
+            return 0
+        return 128 + self.number
 
 
 class StopSignals:
@@ -48,7 +52,9 @@ class StopSignals:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         del frame
         if not self.deferred:
-            raise Interrupted(number, "stopped before the first step: the same command starts again")
+            raise Interrupted(
+                number, "stopped before the first step: the same command starts again", begun=False
+            )
         if self.requested:
             raise Interrupted(
                 number, "stopped at once: the same command goes on from the last checkpoint, if any"

@@ -32,8 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     1 where another process of the job is gone."""
     # Pillow warns of odd metadata, palettes and large images that it decodes all the same.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    # Orbax's threads complain of an error that the loop reports too.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # Orbax and its threads complain of an error that the loop reports too.
+    for name in ("asyncio", "absl"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with StopSignals() as stop:
             command = parse(sys.argv[1:] if argv is None else argv)

@@ -42,20 +42,30 @@ def save_weights(
         (partial / METADATA).write_text(json.dumps(description, indent=2) + "\n")
 
 
+def find_weights(folder: Path) -> Path:
+    """The folder of weights that a folder is, or that the workdir of a finished run holds.
+
+    Raises:
+      InputError: there is none.
+    """
+    folder = folder.expanduser()
+    for candidate in (folder, folder / "weights"):
+        if (candidate / METADATA).is_file():
+            return candidate
+    raise InputError(f"{folder} holds no weights: there is no {METADATA}; give the weights/ of a run.")
+
+
 def load_weights(folder: Path) -> tuple[Arrays, Arrays, dict[str, Any]]:
     """(params, batch_stats, metadata) of a folder of weights, or of the workdir of a finished run.
 
     Raises:
       InputError: the folder holds no weights, or they are damaged.
     """
-    if (folder / "weights" / METADATA).is_file():
-        folder = folder / "weights"
-    if not (folder / METADATA).is_file():
-        raise InputError(f"{folder} holds no weights: there is no {METADATA}; give the weights/ of a run.")
+    folder = find_weights(folder)
     metadata: dict[str, Any] = {}
     try:
         metadata = json.loads((folder / METADATA).read_text())
-        problem = damage(folder, metadata["files"])
+        problem = damage(folder, metadata["files"]) if metadata["files"] else "no checksums are there"
     except (ValueError, TypeError, KeyError, AttributeError):
         problem = f"{METADATA} is broken"
     if problem:

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -49,16 +49,24 @@ def claim(folder: Path, config: Config, images: ImageData) -> Iterator[None]:
     Raises:
       InputError: the folder belongs to a run on other data, or another program trains in it.
     """
-    if hosts.is_primary():
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+    with ExitStack() as held:
+
+        def begin() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(_locked(folder))
+            # Again, because another program may have been here while the data were loaded.
+            check(folder, config)
             _describe(folder, config, images)
-            hosts.wait_for_all("workdir")
-            yield
-    else:
-        hosts.wait_for_all("workdir")
-        # The other hosts must see the same folder and the same data.
-        _describe(folder, config, images)
+
+        hosts.on_primary(begin)
+        if not hosts.is_primary():
+            # The other hosts must see the same folder and the same data.
+            if not (folder / "config.json").exists():
+                raise InputError(
+                    f"`--workdir` must be on a disk that all processes of the job see; {folder} is not the "
+                    "folder of process 0 here."
+                )
+            _describe(folder, config, images)
         yield
 
 

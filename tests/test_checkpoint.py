@@ -1,5 +1,6 @@
 """Checkpoints: complete or absent, verified, kept in twos; every kind of damage is noticed."""
 
+import errno
 import json
 import shutil
 
@@ -168,4 +169,30 @@ def test_progress_is_exact(tmp_path):
     checkpoints.wait()
     checkpoints.close()
     assert restore(tmp_path)[1] == sums
-    assert json.loads((tmp_path / "1" / "progress.json").read_text()) == sums
+    assert json.loads((tmp_path / "1" / "complete.json").read_text())["progress"] == sums
+
+
+def test_of_a_step_that_is_saved_already_only_the_progress_is_written_anew(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "copy")
+    checkpoints = Checkpoints(tmp_path / "copy")
+    checkpoints.restore_latest(state(0))
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "copy" / "7").rglob("*") if path.is_file()}
+    checkpoints.save(7, state(7), {"epoch": 8})
+    checkpoints.wait()
+    checkpoints.close()
+    changed = [path.name for path, time in files.items() if path.stat().st_mtime_ns != time]
+    assert changed == ["complete.json"]
+    assert restore(tmp_path / "copy")[1:] == ({"epoch": 8}, [])
+
+
+def test_an_error_of_the_system_is_not_taken_for_damage(saved, tmp_path, monkeypatch):
+    shutil.copytree(saved, tmp_path / "copy")
+
+    def failing(path):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr("dks_jax.files._crc", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        restore(tmp_path / "copy")
+    monkeypatch.undo()
+    assert_is(restore(tmp_path / "copy"), 7)

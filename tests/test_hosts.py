@@ -261,6 +261,39 @@ sys.exit(status)
     assert "another process of the job is gone" in outputs[0].splitlines()[-1]
 
 
+def test_a_user_error_that_speaks_of_a_connection_is_no_lost_process():
+    assert hosts.lost(InputError("The connection timed out.")) is None
+    gone = hosts.LostHostError("Process 0 stops.")
+    assert hosts.lost(gone) is gone
+
+
+def test_processes_that_do_not_share_the_workdir_are_told_so(tmp_path):
+    program = """
+import os, sys
+from dks_jax import hosts, train
+os.chdir(sys.argv.pop(1) + os.environ["JAX_PROCESS_ID"])
+status = train.main(sys.argv[1:])
+hosts.leave(status)
+sys.exit(status)
+"""
+    for i in (0, 1):
+        (tmp_path / f"host{i}").mkdir()
+    job = Job(tmp_path, 2, 1, "-c", program, tmp_path / "host", *ARGUMENTS, "--workdir=run")
+    statuses, outputs = job.wait(120)
+    assert statuses[1] == 2
+    assert "`--workdir` must be on a disk that all processes of the job see" in outputs[1]
+    assert statuses[0] in (1, -6)
+
+
+def test_an_error_of_the_first_process_ends_the_others_without_wrong_advice(tmp_path):
+    (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
+    for part in ("config.json", "weights"):
+        (tmp_path / "run" / part).mkdir()
+    statuses, outputs = train_job(tmp_path, 2, 1).wait(120)
+    assert statuses == [2, 2]
+    assert all("but no config.json of a run" in output for output in outputs)
+
+
 WRONG = {
     "a part alone": (
         ("127.0.0.1:1234", None, None),

@@ -42,6 +42,11 @@ def test_functions_within_functions_count():
 
     assert count_macs(scanned, shape(3, 5), shape(5, 5)) == 4 * 3 * 5 * 5
 
+    def conditional(a, b):
+        return jax.lax.cond(a[0, 0] > 0, product, lambda a, b: a, a, b)
+
+    assert count_macs(conditional, shape(3, 5), shape(5, 5)) == 3 * 5 * 5
+
 
 def test_elementwise_operations_do_not_count():
     assert count_macs(lambda a: jnp.sum(jnp.exp(a) * a), shape(3, 5)) == 0

@@ -69,11 +69,13 @@ def test_a_run_stopped_by_a_signal_is_saved_and_ends_as_the_unbroken_one(
     assert_same_end(tmp_path / "run", unbroken)
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path, monkeypatch, capsys):
+@pytest.mark.usefixtures("tiny_model")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_stops_at_once(tmp_path, monkeypatch, capsys, number, status):
     with monkeypatch.context() as patch:
-        signal_after(patch, "train", 1, signal.SIGINT)
-        signal_after(patch, "train", 1, signal.SIGINT)
-        assert run(tmp_path / "run") == 130
+        signal_after(patch, "train", 1, number)
+        signal_after(patch, "train", 1, number)
+        assert run(tmp_path / "run") == status
     assert capsys.readouterr().err.startswith(
         "stopped at once: the same command goes on from the last checkpoint"
     )
@@ -102,6 +104,32 @@ def test_checkpoints_by_the_minute_come_within_an_epoch(unbroken, tmp_path, monk
     assert steps == [2, 3]
     assert run(tmp_path / "run", *by_minutes) == 0
     assert_same_end(tmp_path / "run", unbroken)
+
+
+def test_a_run_stopped_in_its_last_evaluation_is_finished_for_good(unbroken, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        signal_after(patch, "evaluate", 3, signal.SIGTERM)
+        assert run(tmp_path / "run") == 0
+    assert run(tmp_path / "run") == 0
+    assert "going on after 2 of 3 epochs and 2 of 2 steps" in capsys.readouterr().out
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert run(tmp_path / "run") == 0
+    assert "going on after 3 of 3 epochs\n" in capsys.readouterr().out
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+    assert_same_end(tmp_path / "run", unbroken)
+
+
+@pytest.mark.parametrize("line", ["\0\0\0", "{}", "[1]", '{"epoch": "one"}'])
+def test_a_damaged_log_is_one_sentence_and_nothing_is_lost(unbroken, tmp_path, capsys, line):
+    shutil.copytree(unbroken, tmp_path / "copy")
+    log = tmp_path / "copy" / "metrics.jsonl"
+    log.write_text(f"{line}\n" + log.read_text())
+    before = log.read_text()
+    assert run(tmp_path / "copy") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {log} has a line that is no record of a run")
+    assert error.count("\n") == 1
+    assert log.read_text() == before
 
 
 def test_epochs_after_the_last_whole_checkpoint_are_repeated_in_the_log(unbroken, tmp_path, capsys):

@@ -123,6 +123,7 @@ def test_decoding_into_memory_gives_every_image_and_label():
     assert split.labels.dtype == np.int32
 
 
+@pytest.mark.usefixtures("tiny_model")
 def test_a_streamed_run_equals_one_in_memory_and_can_be_stopped_within_an_epoch(
     image_folder, tmp_path, monkeypatch, capsys
 ):

@@ -113,7 +113,16 @@ def test_weights_are_the_backbone_and_classify(unbroken):
 def test_a_finished_run_started_again_says_its_result(unbroken, capsys):
     before = (unbroken / "metrics.jsonl").read_text()
     assert run(unbroken) == 0
-    assert "result: test error" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "result: test error" in output
+    # The log begins with what is trained, on what, and how long.
+    assert output.splitlines()[:4] == [
+        "wide_resnet (depth 16, dropout 0.0, width 1), method dks: in training 751,790 parameters and "
+        "4.3 million MACs per image (forward); in use 174,778 and 1.6 million",
+        "digits: 100 training and 20 held-out images of 8x8x1 in 10 classes, in memory",
+        "3 epochs of 2 steps with 64 images, float32, on 1 cpu device(s) of 1 process(es)",
+        "going on after 3 of 3 epochs",
+    ]
     assert (unbroken / "metrics.jsonl").read_text() == before
 
 

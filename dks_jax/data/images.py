@@ -62,7 +62,7 @@ class StoredSplit(NamedTuple):
             images[index], labels[index] = self.read(index)
 
         # Around the pool and not inside `read`, because the warning filters belong to the whole process.
-        with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        with warnings.catch_warnings(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             # Pillow warns of odd metadata, palettes and large images that it decodes all the same.
             warnings.filterwarnings("ignore", module=r"PIL\.")
             indices = range(self.num_examples)

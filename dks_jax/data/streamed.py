@@ -122,7 +122,7 @@ def _read_batches(
     def read(index: int) -> tuple[np.ndarray, int]:
         return split.read(index) if index < split.num_examples else blank
 
-    pool = ThreadPoolExecutor(num_threads or os.cpu_count())
+    pool = ThreadPoolExecutor(num_threads or len(os.sched_getaffinity(0)))
     waiting = deque()
     batches = iter(batches)
     try:
