@@ -18,9 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dks_jax import train
 from dks_jax.data import cifar, decoding, folder, tfds_source
 from dks_jax.data.images import ImageData, Split
 from dks_jax.errors import InputError
+from runs import DIGITS, records, without_speed
 from test_cifar import DATASETS, FILES, NAMES, batches, pixels, write_binary
 
 IMAGE = tfds.features.Image
@@ -152,6 +154,20 @@ def test_cifar_equals_what_the_cifar_source_reads_from_the_same_files(tmp_path: 
     for ours, theirs in zip(arrays(data), (expected.train, expected.test), strict=True):
         assert isinstance(theirs, Split)
         assert in_order(ours) == in_order(theirs)
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_training_on_it_gives_the_same_in_memory_and_streamed(tiny: Path, tmp_path: Path):
+    logs = []
+    for streamed in (False, True):
+        fields = ["source=tfds", "name=tiny", f"root={tiny}", f"streamed={streamed}", "batch_size=8"]
+        fields += ["mean=(0.5,0.5,0.5)", "std=(0.25,0.25,0.25)", "flip=True"]
+        arguments = [f"--config.data.{field}" for field in fields]
+        workdir = tmp_path / str(streamed)
+        assert train.main([DIGITS, "--config.epochs=2", f"--workdir={workdir}", *arguments]) == 0
+        logs.append([without_speed(line) for line in records(workdir)])
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == 4
 
 
 def test_reading_needs_no_tensorflow(tiny: Path):
