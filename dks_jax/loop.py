@@ -145,6 +145,7 @@ class Loop:
         feed, watch = self._experiment.train_feed, self._train_watch
         means = EpochMeans(self._position.means)
         watch.reset()
+        self._agreement = Agreement()
         for chunk in watch.waiting(feed.chunks(epoch, self._position.batch)):
             begin = time.perf_counter()
             self._state, history = self._experiment.steps.train(self._state, feed, chunk)
@@ -162,6 +163,7 @@ class Loop:
         feed, watch = self._experiment.test_feed, self._test_watch
         means = EpochMeans()
         watch.reset()
+        self._agreement = Agreement()
         for chunk in watch.waiting(feed.chunks(epoch)):
             begin = time.perf_counter()
             history = self._experiment.steps.evaluate(self._state, feed, chunk)
@@ -216,7 +218,10 @@ class Loop:
 
 
 class Agreement:
-    """Makes all processes of a job stop and save at the same step, asking them about once a second."""
+    """Makes all processes of a job stop and save at the same step, asking them about once a second.
+
+    One for each pass over some data, whose calls take about the same time.
+    """
 
     def __init__(self) -> None:
         self._calls = 0
