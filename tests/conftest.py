@@ -6,10 +6,15 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from dks_jax import models
 from tiny_network import tiny_network
+
+# A machine may be busy: how long an example takes is no property of the code.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -52,7 +52,7 @@ def assert_two_real_steps(workdir):
     assert line["learning_rate"] == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_the_released_recipe_takes_real_steps_at_a_small_size(cifar100, tmp_path, precision):
     small = ["--config.model.depth=16", "--config.model.width=1"]
     assert train_one_epoch(cifar100, tmp_path / "run", precision, *small) == 0

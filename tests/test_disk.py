@@ -136,7 +136,7 @@ def test_a_read_only_disk_is_told_at_the_start(unbroken, small_disk, capsys):
 
 
 @needs_root
-@pytest.mark.parametrize("folder", ["checkpoints", "."])
+@pytest.mark.parametrize("folder", ["checkpoints", pytest.param(".", marks=pytest.mark.slow)])
 def test_an_immutable_folder(unbroken, tmp_path, monkeypatch, capsys, folder):
     immutable = tmp_path / "run" / folder
     try:

@@ -31,7 +31,7 @@ def test_a_failure_leaves_what_was_there(tmp_path):
 
 def test_what_a_killed_process_left_is_no_hindrance(tmp_path):
     (tmp_path / "weights.partial").mkdir()
-    (tmp_path / "weights.old.partial").mkdir()
+    (tmp_path / "weights.partial.old").mkdir()
     with replacing(tmp_path / "weights") as partial:
         partial.mkdir()
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]

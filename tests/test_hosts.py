@@ -205,6 +205,7 @@ def test_a_run_goes_on_on_other_devices_and_processes(tmp_path):
     assert (tmp_path / "run" / "checkpoints" / "15" / "complete.json").is_file()
 
 
+@pytest.mark.slow
 def test_one_process_logs_and_all_say_how_they_were_stopped(tmp_path):
     job = train_job(tmp_path, 2, 1, "--config.epochs=1000", "--config.optimizer.learning_rate=0.001")
     job.wait_for("epoch 1/1000")
@@ -220,9 +221,9 @@ def test_one_process_logs_and_all_say_how_they_were_stopped(tmp_path):
 
 @pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_process_stops_the_others_with_a_sentence_and_the_job_goes_on(tmp_path, killed):
-    short = ["--config.epochs=4"]
+    short = ["--config.epochs=2"]
     job = train_job(tmp_path, 2, 1, *short)
-    job.wait_for("epoch 1/4")
+    job.wait_for("epoch 1/2")
     while not (tmp_path / "run" / "checkpoints" / "5").exists():
         time.sleep(0.05)
     job.processes[killed].kill()
@@ -237,7 +238,7 @@ def test_a_killed_process_stops_the_others_with_a_sentence_and_the_job_goes_on(t
     statuses, outputs = train_job(tmp_path, 2, 1, *short).wait()
     assert statuses == [0, 0], outputs
     assert "going on after" in outputs[0]
-    assert [line["epoch"] for line in records(tmp_path / "run")] == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert [line["epoch"] for line in records(tmp_path / "run")] == [1, 1, 2, 2]
 
 
 def test_an_error_of_one_process_ends_all(tmp_path):

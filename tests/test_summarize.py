@@ -309,7 +309,11 @@ def test_unfinished_and_damaged_runs_are_listed_and_not_averaged(tmp_path, capsy
         (["run", "empty"], "`RUN` must be the workdir of a run or a folder of such; empty is neither."),
         (["run/config.json"], "a folder of such; run/config.json is neither."),
         (["run", "--output", "run"], "`--output` must not be the workdir of a run; got run."),
-        (["run", "--output", "run/config.json"], "File exists: 'run/config.json'"),
+        (
+            ["run", "--output", "run/config.json"],
+            "File exists (run/config.json): see that the file can be read or written and that there is room, "
+            "and start the same command again.",
+        ),
     ],
 )
 def test_wrong_arguments_end_with_one_sentence(tmp_path, monkeypatch, capsys, arguments, message):

@@ -114,6 +114,7 @@ def test_damaged_weights_are_refused(saved, tmp_path):
     assert load_weights(folder / "whole")[2]["class_names"][3] == "3"
 
 
+@pytest.mark.usefixtures("tiny_model")
 def test_a_run_starts_from_the_weights_of_another(tmp_path, capsys):
     assert run(tmp_path / "first", "--config.epochs=1") == 0
     capsys.readouterr()
