@@ -156,20 +156,6 @@ def test_cifar_equals_what_the_cifar_source_reads_from_the_same_files(tmp_path: 
         assert in_order(ours) == in_order(theirs)
 
 
-@pytest.mark.usefixtures("tiny_model")
-def test_training_on_it_gives_the_same_in_memory_and_streamed(tiny: Path, tmp_path: Path):
-    logs = []
-    for streamed in (False, True):
-        fields = ["source=tfds", "name=tiny", f"root={tiny}", f"streamed={streamed}", "batch_size=8"]
-        fields += ["mean=(0.5,0.5,0.5)", "std=(0.25,0.25,0.25)", "flip=True"]
-        arguments = [f"--config.data.{field}" for field in fields]
-        workdir = tmp_path / str(streamed)
-        assert train.main([DIGITS, "--config.epochs=2", f"--workdir={workdir}", *arguments]) == 0
-        logs.append([without_speed(line) for line in records(workdir)])
-    assert logs[0] == logs[1]
-    assert len(logs[0]) == 4
-
-
 def test_reading_needs_no_tensorflow(tiny: Path):
     script = f"""
 import importlib.machinery, sys
@@ -570,3 +556,17 @@ def test_a_changed_byte_of_a_description_is_an_input_error_or_yields_images(
     finally:
         path.write_bytes(whole)
     assert image.shape[:2] == (6, 6)
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_training_on_it_gives_the_same_in_memory_and_streamed(tiny: Path, tmp_path: Path):
+    logs = []
+    for streamed in (False, True):
+        fields = ["source=tfds", "name=tiny", f"root={tiny}", f"streamed={streamed}", "batch_size=8"]
+        fields += ["mean=(0.5,0.5,0.5)", "std=(0.25,0.25,0.25)", "flip=True"]
+        arguments = [f"--config.data.{field}" for field in fields]
+        workdir = tmp_path / str(streamed)
+        assert train.main([DIGITS, "--config.epochs=2", f"--workdir={workdir}", *arguments]) == 0
+        logs.append([without_speed(line) for line in records(workdir)])
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == 4

@@ -114,6 +114,16 @@ def test_damaged_weights_are_refused(saved, tmp_path):
     assert load_weights(folder / "whole")[2]["class_names"][3] == "3"
 
 
+def test_loaded_networks_are_the_saved_ones(saved):
+    folder, _ = saved
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+    whole, description = load_network(folder / "whole")
+    assert whole(images).shape == (3, 2, 10)
+    backbone, _ = load_network(folder / "backbone")
+    np.testing.assert_allclose(whole(images)[-1], backbone(images)[0], rtol=1e-5, atol=1e-5)
+    assert json.dumps(description["model"]) == json.dumps(MODEL)
+
+
 @pytest.mark.usefixtures("tiny_model")
 def test_a_run_starts_from_the_weights_of_another(tmp_path, capsys):
     assert run(tmp_path / "first", "--config.epochs=1") == 0
@@ -131,13 +141,3 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path, capsys):
     assert run(tmp_path / "second", "--config.epochs=1", "--config.method=baseline", *fine) == 0
     assert "arrays taken over" not in capsys.readouterr().out
     assert len(records(tmp_path / "second")) == 2
-
-
-def test_loaded_networks_are_the_saved_ones(saved):
-    folder, _ = saved
-    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
-    whole, description = load_network(folder / "whole")
-    assert whole(images).shape == (3, 2, 10)
-    backbone, _ = load_network(folder / "backbone")
-    np.testing.assert_allclose(whole(images)[-1], backbone(images)[0], rtol=1e-5, atol=1e-5)
-    assert json.dumps(description["model"]) == json.dumps(MODEL)
