@@ -246,7 +246,7 @@ def test_what_a_killed_preparation_left_is_removed_by_one_that_succeeds(places, 
     script = f"""
 import os, pathlib, signal, sys
 import pytest
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(prepare_dataset.__file__).parent)!r}]
 import test_prepare_dataset as test
 test.publish(pytest.MonkeyPatch(), "cifar10", pathlib.Path({str(archive)!r}))
 test.tfds.builder_cls("cifar10")._generate_examples = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
