@@ -104,30 +104,19 @@ def test_whichever_file_is_damaged_the_checkpoint_before_is_taken(saved, tmp_pat
         shutil.rmtree(folder)
 
 
-def test_a_damaged_checkpoint_is_replaced_by_a_new_one_of_its_step(saved, tmp_path):
+@pytest.mark.parametrize("step", [5, 7])
+def test_a_damaged_checkpoint_goes_once_a_new_one_is_there_of_its_step_or_another(saved, tmp_path, step):
     shutil.copytree(saved, tmp_path / "copy")
     (tmp_path / "copy" / "7" / "complete.json").unlink()
     checkpoints = Checkpoints(tmp_path / "copy")
     checkpoints.restore_latest(state(0))
     assert checkpoints.latest == 3
-    checkpoints.save(7, state(7), {"epoch": 7, "means": {"loss": 0.1 * 7}})
-    checkpoints.wait()
-    checkpoints.close()
-    assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == ["3", "7"]
-    assert_is(restore(tmp_path / "copy"), 7)
-
-
-def test_a_damaged_later_checkpoint_goes_once_a_new_one_is_there(saved, tmp_path):
-    shutil.copytree(saved, tmp_path / "copy")
-    (tmp_path / "copy" / "7" / "complete.json").unlink()
-    checkpoints = Checkpoints(tmp_path / "copy")
-    checkpoints.restore_latest(state(0))
     assert (tmp_path / "copy" / "7").exists()
-    checkpoints.save(5, state(5), {"epoch": 5, "means": {"loss": 0.5}})
+    checkpoints.save(step, state(step), {"epoch": step, "means": {"loss": 0.1 * step}})
     checkpoints.wait()
     checkpoints.close()
-    assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == ["3", "5"]
-    assert_is(restore(tmp_path / "copy"), 5)
+    assert sorted(path.name for path in (tmp_path / "copy").iterdir()) == ["3", str(step)]
+    assert_is(restore(tmp_path / "copy"), step)
 
 
 def test_where_every_checkpoint_is_damaged_nothing_is_started_over(saved, tmp_path):

@@ -3,14 +3,11 @@
 Most of it needs TensorFlow, as tfds does to prepare: pip install -e '.[prepare]'.
 """
 
-import functools
-import http.server
 import io
 import signal
 import subprocess
 import sys
 import tarfile
-import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +24,7 @@ from dks_jax.data import cifar, folder, tfds_source
 from dks_jax.data.images import Split
 from test_cifar import DATASETS, FOLDERS, batches, write_binary
 from test_tfds_source import arrays, edit, in_order, noise
+from web_server import serving
 
 NEEDS_TENSORFLOW = pytest.mark.skipif(
     find_spec("tensorflow") is None, reason="TensorFlow is not installed: pip install -e '.[prepare]'"
@@ -272,21 +270,11 @@ test.prepare_dataset.main({command("cifar10", places)!r})
     assert all(path.exists() for path in others)
 
 
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def address(places: Places, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Address of a web server for the served files."""
-    handler = functools.partial(QuietHandler, directory=str(places.served))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(places.served, monkeypatch) as address:
+        yield address
 
 
 @NEEDS_TENSORFLOW
