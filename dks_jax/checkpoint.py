@@ -17,8 +17,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from dks_jax.errors import InputError
-from dks_jax.files import checksums, damage, remove, replacing, require_room, room_for
+from dks_jax.errors import InputError, first_line
+from dks_jax.files import checksums, damage, remove, replacing, require_room
 from dks_jax.hosts import is_primary, lost, on_primary
 
 State = TypeVar("State")
@@ -96,7 +96,7 @@ class Checkpoints:
             return
         self.latest = step
         try:
-            require_room(self._folder, room_for(state))
+            require_room(self._folder, state)
             args = ocp.args.StandardSave(state)
             # Only a damaged checkpoint of the same step can be in the way.
             self._checkpointer.save(self._folder / str(step), args=args, force=True)
@@ -204,6 +204,6 @@ def _reason(error: BaseException) -> str:
     """What is wrong, in a few words, though TensorStore tells all that it was doing."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    text = (str(error).splitlines() or [type(error).__name__])[0]
+    text = first_line(error)
     system_error = re.search(r"([^:]+) \[os_error_code", text)
     return system_error[1].strip() if system_error else text[:300].rstrip(".")

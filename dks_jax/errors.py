@@ -1,4 +1,4 @@
-"""The one exception that a user's input can raise."""
+"""The one exception that a user's input can raise, and what other errors say."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,8 @@ class InputError(ValueError):
     The message is one sentence: the name, its value, what is accepted and the remedy. The command
     lines print it and end with status 2; any other exception is a defect of the library.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -41,20 +41,17 @@ def _remove_all(partial: Path) -> None:
         remove(path)
 
 
-def room_for(arrays: Any) -> int:
-    """Bytes on disk that a pytree of arrays takes at most: Orbax compresses, and adds an index."""
-    return 1_000_000 + sum(array.nbytes * 11 // 10 for array in jax.tree.leaves(arrays))
-
-
-def require_room(folder: Path, num_bytes: int) -> None:
-    """Raises OSError where so much cannot be written to a folder: it is full, read-only or gone.
+def require_room(folder: Path, arrays: Any) -> None:
+    """Raises OSError where a pytree of arrays cannot be written to a folder: it is full, read-only or gone.
 
     Writing would find that out too, but Orbax leaves tracebacks of its threads then.
     """
     with naming(folder), tempfile.TemporaryFile(dir=folder):
         free = shutil.disk_usage(folder).free
-    if free < num_bytes:
-        reason = f"No space left on device: {num_bytes / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free"
+    # At most: Orbax compresses, and adds an index.
+    needed = 1_000_000 + sum(array.nbytes * 11 // 10 for array in jax.tree.leaves(arrays))
+    if free < needed:
+        reason = f"No space left on device: {needed / 1e6:.1f} MB needed, {free / 1e6:.1f} MB free"
         raise OSError(errno.ENOSPC, reason, str(folder))
 
 

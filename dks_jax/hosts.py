@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from dks_jax.errors import InputError
-from dks_jax.signals import SIGNALS, Interrupted
+from dks_jax.errors import InputError, first_line
+from dks_jax.signals import Interrupted, handling
 
 T = TypeVar("T")
 
@@ -112,14 +112,16 @@ def job(place: Membership | None, *, detect: bool = False) -> Iterator[None]:
         "check that all of them are started with the same coordinator, that its port is free, and that the "
         "network lets them reach it."
     )
+    joining = _watched(f"The processes of the job could not be joined: {advice}")
     try:
-        with _watched(f"The processes of the job could not be joined: {advice}"), _default_signals():
+        # A signal ends the process here, where Python would not see it for minutes.
+        with joining, handling(signal.SIG_DFL):
             jax.distributed.initialize(**(place._asdict() if place else {}))
             # The first exchange waits for half a minute at most: here, where all are close together.
             wait_for_all("start")
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"The processes of the job cannot be joined ({_first_line(error)}): {advice}"
+            f"The processes of the job cannot be joined ({first_line(error)[:200]}): {advice}"
         ) from error
     gone = (
         f"Process {jax.process_index()} was ended from outside, most likely because another process of the "
@@ -133,17 +135,6 @@ def job(place: Membership | None, *, detect: bool = False) -> Iterator[None]:
                 jax.distributed.shutdown()
             raise
         jax.distributed.shutdown()
-
-
-@contextmanager
-def _default_signals() -> Iterator[None]:
-    """Lets a signal end the process within `with`, where Python would not see it for minutes."""
-    before = [signal.signal(number, signal.SIG_DFL) for number in SIGNALS]
-    try:
-        yield
-    finally:
-        for number, handler in zip(SIGNALS, before, strict=True):
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -210,7 +201,7 @@ def lost(error: BaseException) -> LostHostError | None:
     if isinstance(error, ValueError | RuntimeError | OSError) and re.search(signs, str(error), re.IGNORECASE):
         return LostHostError(
             f"Process {jax.process_index()} stops, since another process of the job is gone "
-            f"({_first_line(error)}): start all of them again to go on from the last checkpoint."
+            f"({first_line(error)[:200]}): start all of them again to go on from the last checkpoint."
         )
     return None
 
@@ -221,7 +212,3 @@ def leave(status: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:200]

@@ -77,7 +77,6 @@ class Loop:
         # One process writes what is written once.
         self._log = MetricsLog(folder, self._position.epoch, self._steps_per_epoch) if self._primary else None
         self._saved = self._drawn = time.perf_counter()
-        self._agreement = Agreement()
 
     @property
     def _steps_per_epoch(self) -> int:
@@ -144,8 +143,8 @@ class Loop:
         """Trains on the rest of an epoch; returns its line of the log."""
         feed, watch = self._experiment.train_feed, self._train_watch
         means = EpochMeans(self._position.means)
+        agreement = Agreement()
         watch.reset()
-        self._agreement = Agreement()
         for chunk in watch.waiting(feed.chunks(epoch, self._position.batch)):
             begin = time.perf_counter()
             self._state, history = self._experiment.steps.train(self._state, feed, chunk)
@@ -154,7 +153,7 @@ class Loop:
             means.add(history)
             self._position = Position(epoch, chunk.first + chunk.num_batches, means.state())
             self._progress.advance(chunk.num_batches, epoch + 1, means.result(), watch.images_per_second)
-            self._pause()
+            self._pause(agreement)
         self._progress.warn_of_waiting(epoch + 1, watch.waited, watch.working)
         return self._record("train", epoch, means, watch)
 
@@ -162,15 +161,15 @@ class Loop:
         """One pass over the held-out images; returns its line of the log."""
         feed, watch = self._experiment.test_feed, self._test_watch
         means = EpochMeans()
+        agreement = Agreement()
         watch.reset()
-        self._agreement = Agreement()
         for chunk in watch.waiting(feed.chunks(epoch)):
             begin = time.perf_counter()
             history = self._experiment.steps.evaluate(self._state, feed, chunk)
             watch.add(chunk.batch_size, int(history["examples"].sum()), time.perf_counter() - begin)
             require_finite(history, chunk.first + 1, f"the evaluation after epoch {epoch + 1}, batch {{}}")
             means.add(history)
-            self._pause()
+            self._pause(agreement)
         return self._record("test", epoch, means, watch)
 
     def _record(self, split: str, epoch: int, means: EpochMeans, watch: Stopwatch) -> Record:
@@ -184,12 +183,12 @@ class Loop:
             "images_per_second": watch.images_per_second,
         }
 
-    def _pause(self) -> None:
+    def _pause(self, agreement: "Agreement") -> None:
         """Between two calls of a compiled step: saves where it is time, stops where a signal asked for it."""
         self._checkpoints.check()
         seconds = 60 * self._config.checkpoint_every_minutes
         due = 0 < seconds < time.perf_counter() - self._saved
-        stop, due = self._agreement.on(self._stop.requested, due)
+        stop, due = agreement.on(self._stop.requested, due)
         if stop:
             self._save()
             self._checkpoints.wait()

@@ -1,10 +1,23 @@
 """SIGTERM and Ctrl-C as a wish to stop, which the loop meets between two steps."""
 
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Self
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def handling(handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> Iterator[None]:
+    """Has a handler receive SIGINT and SIGTERM within `with`; gives both back to those before."""
+    before = [signal.signal(number, handler) for number in SIGNALS]
+    try:
+        yield
+    finally:
+        for number, earlier in zip(SIGNALS, before, strict=True):
+            signal.signal(number, earlier)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -30,9 +43,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopSignals:
-    """Within `with`, a signal raises Interrupted at once until `deferred` is set, and is kept afterwards.
+    """Signals as `handling(stop.receive)` has them received.
 
-    A second one raises Interrupted in any case.
+    One raises Interrupted at once until `deferred` is set, and is kept afterwards. A second one raises
+    Interrupted in any case.
 
     requested: the number of the signal that was kept, 0 where there was none.
     """
@@ -41,15 +55,8 @@ class StopSignals:
         self.requested = 0
         self.deferred = False
 
-    def __enter__(self) -> Self:
-        self._before = [signal.signal(number, self._receive) for number in SIGNALS]
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in zip(SIGNALS, self._before, strict=True):
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """The handler."""
         del frame
         if not self.deferred:
             raise Interrupted(

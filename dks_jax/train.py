@@ -24,19 +24,23 @@ from dks_jax.command_line import Parser, report
 from dks_jax.configuration import Config
 from dks_jax.errors import InputError
 from dks_jax.loop import train
-from dks_jax.signals import Interrupted, StopSignals
+from dks_jax.signals import Interrupted, StopSignals, handling
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status: 0, 2 where the input is wrong, 130 after Ctrl-C,
-    1 where another process of the job is gone."""
+    """Runs the command line; returns the exit status.
+
+    0: finished, or saved after SIGTERM; 1: another process of the job is gone; 2: the input is wrong; 130:
+    after Ctrl-C; 143: stopped at once by a second SIGTERM.
+    """
     # Pillow warns of odd metadata, palettes and large images that it decodes all the same.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # Orbax and its threads complain of an error that the loop reports too.
     for name in ("asyncio", "absl"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        with StopSignals() as stop:
+        stop = StopSignals()
+        with handling(stop.receive):
             command = parse(sys.argv[1:] if argv is None else argv)
             with hosts.job(command.place, detect=command.distributed):
                 train(command.config, command.workdir, stop)

@@ -14,7 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from dks_jax.errors import InputError
-from dks_jax.files import checksums, damage, replacing, require_room, room_for
+from dks_jax.files import checksums, damage, replacing, require_room
 from dks_jax.functional import Arrays, get_arrays, set_arrays
 from dks_jax.models import build
 from dks_jax.supervision import DeeplySupervised
@@ -34,7 +34,7 @@ def save_weights(
     """
     # From the host, because Orbax restores a device's array onto the same number of devices only.
     arrays = jax.device_get({"params": dict(params), "batch_stats": dict(batch_stats)})
-    require_room(folder.parent, room_for(arrays))
+    require_room(folder.parent, arrays)
     with replacing(folder) as partial:
         with _checkpointer() as checkpointer:
             checkpointer.save(partial.resolve(), arrays)
