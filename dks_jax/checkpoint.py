@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 
 from dks_jax.errors import InputError, first_line
 from dks_jax.files import checksums, damage, remove, replacing, require_room
-from dks_jax.hosts import is_primary, lost, on_primary
+from dks_jax.hosts import lost, on_primary
 
 State = TypeVar("State")
 TEMPORARY = ".orbax-checkpoint-tmp"
@@ -42,11 +42,8 @@ class Checkpoints:
     def __init__(self, folder: Path):
         self.latest: int | None = None
         self._folder = folder.resolve()
-        if is_primary():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            # What a killed run has left half-written.
-            for path in self._folder.glob(f"*{TEMPORARY}*"):
-                remove(path)
+        # The others wait until the folder is there.
+        on_primary(self._begin)
         self._whole: int | None = None
         self._progress: dict[str, Any] = {}
         self._checkpointer = ocp.AsyncCheckpointer(
@@ -122,6 +119,12 @@ class Checkpoints:
         """Ends the background threads. What goes wrong here is of no matter: `wait` has told of it."""
         with contextlib.suppress(Exception):
             self._checkpointer.close()
+
+    def _begin(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # What a killed run has left half-written.
+        for path in self._folder.glob(f"*{TEMPORARY}*"):
+            remove(path)
 
     def _seal(self) -> None:
         """Completes what has been written, in the background, just before it gets its final name."""
