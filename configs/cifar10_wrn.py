@@ -22,6 +22,7 @@ def get_config(method: str = "dks") -> ConfigDict:
             "checkpoint_every_epochs": 1,
             "checkpoint_every_minutes": 10.0,
             "init_weights": "",
+            "init_optimizer": False,
             "data": {
                 "source": "cifar",
                 "name": "cifar10",

@@ -21,6 +21,7 @@ def get_config(method: str = "dks") -> ConfigDict:
             "checkpoint_every_epochs": 5,
             "checkpoint_every_minutes": 0.0,
             "init_weights": "",
+            "init_optimizer": False,
             "data": {
                 "source": "digits",
                 "name": "",

@@ -12,12 +12,12 @@ from dks_jax.configuration import Config
 from dks_jax.data.feed import Feed
 from dks_jax.data.images import ImageData
 from dks_jax.errors import InputError
-from dks_jax.functional import get_params
+from dks_jax.functional import Arrays, get_params
 from dks_jax.macs import count_macs
 from dks_jax.steps import Devices, Steps
 from dks_jax.supervision import DeeplySupervised
 from dks_jax.synergy import METHODS, objective
-from dks_jax.weights import adopt_weights, find_weights
+from dks_jax.weights import adopt_progress, adopt_weights, find_weights, load_weights
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -25,6 +25,8 @@ PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 class Experiment(NamedTuple):
     """What the loop works with.
 
+    first_epoch: whole epochs that `init_weights` have been trained for, where training goes on from there.
+    momentum: of the optimizer then.
     description: lines about it, for the head of the log.
     """
 
@@ -33,6 +35,8 @@ class Experiment(NamedTuple):
     test_feed: Feed
     steps: Steps
     schedule: optim.Schedule
+    first_epoch: int
+    momentum: Arrays | None
     description: list[str]
 
 
@@ -52,6 +56,8 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
     data.check(config.data)
     models.check(config.model)
     optim.check(config.optimizer, config.epochs)
+    if config.init_optimizer and not config.init_weights:
+        raise InputError("`init_optimizer` must be False where `init_weights` is empty; got True.")
     init_weights = find_weights(Path(config.init_weights)) if config.init_weights and not resumed else None
     devices = Devices()
     images = data.load(config.data)
@@ -73,12 +79,24 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
         seed=config.seed,
     )
     description = _describe(config, images, network, train_feed.steps_per_epoch)
+    first_epoch, momentum = 0, None
     if init_weights:
-        description += adopt_weights(network, init_weights)
+        weights = load_weights(init_weights)
+        description += adopt_weights(network, weights, init_weights)
+        if config.init_optimizer:
+            momentum, first_epoch = adopt_progress(network, weights, init_weights)
+            if first_epoch >= config.epochs:
+                raise InputError(
+                    f"`epochs` must be above {first_epoch}, for which {init_weights} has been trained; got "
+                    f"{config.epochs}."
+                )
+            description.append(f"going on with their momentum after {first_epoch} epochs")
     teaches = METHODS[config.method](len(network.names))
     loss = partial(objective, teaches=teaches, names=network.names, **config.synergy)
     steps = Steps(network, loss, optimizer, seed=config.seed, devices=devices)
-    return Experiment(images, train_feed, test_feed, steps, schedule, description)
+    return Experiment(
+        images, train_feed, test_feed, steps, schedule, first_epoch, momentum, description
+    )
 
 
 def _describe(

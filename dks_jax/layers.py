@@ -5,6 +5,7 @@ parameters in their own type. Statistics and logits are float32 or wider.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,32 +15,46 @@ from flax import nnx
 from dks_jax.errors import InputError
 
 
-def generator(rngs: nnx.Rngs) -> np.random.Generator:
-    """A NumPy generator seeded by the next key of the `params` stream.
+def draw(
+    rngs: nnx.Rngs, shape: tuple[int, ...], values: Callable[[np.random.Generator], np.ndarray]
+) -> jax.Array:
+    """Initial values from a NumPy generator that is seeded by the next key of the `params` stream.
 
-    Initial weights are drawn with NumPy because XLA compiles a program for every new shape: a WRN-28-10
-    takes 17 s that way and 5 s this way (2 CPU cores). A network is therefore built outside of jit.
+    They are drawn with NumPy because XLA compiles a program for every new shape: a WRN-28-10 takes 17 s that
+    way and 5 s this way (2 CPU cores). A network is therefore built outside of jit. Under `nnx.eval_shape`,
+    where there are shapes alone, nothing is drawn.
     """
-    return np.random.default_rng(np.asarray(jax.random.key_data(rngs.params())))
+    key = jax.random.key_data(rngs.params())
+    if isinstance(key, jax.core.Tracer):
+        return jnp.zeros(shape)
+    return jnp.asarray(values(np.random.default_rng(np.asarray(key))))
 
 
-def kaiming_normal(rngs: nnx.Rngs, shape: tuple[int, ...]) -> jax.Array:
-    """Normal with variance 2 / fan-in, as PyTorch's kaiming_normal_ by default; the last axis is output."""
-    std = math.sqrt(2.0 / math.prod(shape[:-1]))
-    return jnp.asarray(generator(rngs).standard_normal(shape, np.float32) * np.float32(std))
+def kaiming_normal(rngs: nnx.Rngs, shape: tuple[int, ...], *, fan_out: bool = False) -> jax.Array:
+    """Normal with variance 2 / fan-in or 2 / fan-out, as PyTorch's kaiming_normal_; the last axis is output."""
+    fan = math.prod(shape[:-2]) * shape[-1 if fan_out else -2]
+    std = np.float32(math.sqrt(2.0 / fan))
+    return draw(rngs, shape, lambda random: random.standard_normal(shape, np.float32) * std)
 
 
 class Conv(nnx.Module):
     """A square convolution without bias; zero padding of kernel_size // 2 on every side.
 
-    kernel: [height, width, in, out], Kaiming-normal by fan-in.
+    kernel: [height, width, in, out], Kaiming-normal by fan-in, or by fan-out where `fan_out` is set.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, *, rngs: nnx.Rngs
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        fan_out: bool = False,
+        rngs: nnx.Rngs,
     ):
         shape = (kernel_size, kernel_size, in_channels, out_channels)
-        self.kernel = nnx.Param(kaiming_normal(rngs, shape))
+        self.kernel = nnx.Param(kaiming_normal(rngs, shape, fan_out=fan_out))
         self.stride = stride
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -57,12 +72,19 @@ class Conv(nnx.Module):
 class Linear(nnx.Module):
     """x @ kernel + bias in float32 or wider, whatever the type of x: it ends a network with its logits.
 
-    kernel: [in, out], Kaiming-normal by fan-in; bias: [out], zeros.
+    kernel: [in, out], Kaiming-normal by fan-in; bias: [out], zeros. Where `uniform` is set both are drawn from
+    U(-1, 1) / sqrt(in), as `torch.nn.Linear` does by itself.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(kaiming_normal(rngs, (in_features, out_features)))
-        self.bias = nnx.Param(jnp.zeros(out_features))
+    def __init__(self, in_features: int, out_features: int, *, uniform: bool = False, rngs: nnx.Rngs):
+        shape = (in_features, out_features)
+
+        def within(shape: tuple[int, ...]) -> jax.Array:
+            bound = 1.0 / math.sqrt(in_features)
+            return draw(rngs, shape, lambda random: random.uniform(-bound, bound, shape).astype(np.float32))
+
+        self.kernel = nnx.Param(within(shape) if uniform else kaiming_normal(rngs, shape))
+        self.bias = nnx.Param(within(shape[1:]) if uniform else jnp.zeros(out_features))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         accumulator = jnp.promote_types(x.dtype, jnp.float32)
@@ -80,8 +102,8 @@ class BatchNorm(nnx.Module):
     their own share; the running statistics take the mean over the slices. The result does not depend on
     the number of devices.
 
-    scale: [channel], drawn from U(0, 1) as the released DKS code does; bias: [channel], zeros;
-    mean, var: running statistics, new = 0.9 old + 0.1 batch.
+    scale: [channel], ones where `unit_scale` is set, else drawn from U(0, 1), as the released DKS code does on
+    CIFAR; bias: [channel], zeros; mean, var: running statistics, new = 0.9 old + 0.1 batch.
 
     Raises:
       InputError: the batch does not divide into `norm_groups` slices.
@@ -90,8 +112,12 @@ class BatchNorm(nnx.Module):
     momentum = 0.9
     epsilon = 1e-5
 
-    def __init__(self, num_channels: int, *, norm_groups: int = 1, rngs: nnx.Rngs):
-        self.scale = nnx.Param(jnp.asarray(generator(rngs).random(num_channels, np.float32)))
+    def __init__(
+        self, num_channels: int, *, norm_groups: int = 1, unit_scale: bool = False, rngs: nnx.Rngs
+    ):
+        shape = (num_channels,)
+        scale = jnp.ones(shape) if unit_scale else draw(rngs, shape, lambda r: r.random(shape, np.float32))
+        self.scale = nnx.Param(scale)
         self.bias = nnx.Param(jnp.zeros(num_channels))
         self.mean = nnx.BatchStat(jnp.zeros(num_channels))
         self.var = nnx.BatchStat(jnp.ones(num_channels))
@@ -126,3 +152,9 @@ class BatchNorm(nnx.Module):
 
     def _normalise(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
         return (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * self.scale[...]) + self.bias[...]
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """The largest of every 3x3 window at stride 2, the border padded by one, as `MaxPool2d(3, 2, 1)`."""
+    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)

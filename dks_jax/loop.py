@@ -19,7 +19,7 @@ from dks_jax.metrics import EpochMeans, Stopwatch, require_finite
 from dks_jax.signals import Interrupted, StopSignals
 from dks_jax.steps import TrainState
 from dks_jax.supervision import backbone_only
-from dks_jax.weights import save_weights
+from dks_jax.weights_folder import Weights, save_weights
 
 # Drawing takes a third of a second.
 SECONDS_BETWEEN_DRAWINGS = 30.0
@@ -107,10 +107,13 @@ class Loop:
             self._progress.say(result(self._log.records, self._folder))
 
     def _start(self) -> tuple[TrainState, Position, list[str]]:
-        fresh = self._experiment.steps.initial_state()
+        first_epoch = self._experiment.first_epoch
+        fresh = self._experiment.steps.initial_state(
+            first_epoch * self._steps_per_epoch, self._experiment.momentum
+        )
         restored = self._checkpoints.restore_latest(fresh)
         if restored is None:
-            return fresh, Position(), []
+            return fresh, Position(first_epoch), []
         state, progress, complaints = restored
         position = Position(**progress)
         done = f"{position.epoch} of {self._config.epochs} epochs"
@@ -209,7 +212,7 @@ class Loop:
         params, batch_stats = backbone_only(self._state.params), backbone_only(self._state.batch_stats)
         metadata = weights_metadata(self._config, self._experiment.images)
         metadata |= {"epoch": test_record.get("epoch"), "test_error": test_record.get("error")}
-        save_weights(self._folder / name, params, batch_stats, metadata)
+        save_weights(self._folder / name, Weights(params, batch_stats, metadata))
 
     def _draw(self, log: MetricsLog) -> None:
         if log.records:

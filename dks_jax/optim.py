@@ -112,6 +112,15 @@ def sgd(
     )
 
 
+def start(
+    opt_state: optax.OptState, step: int, momentum: Mapping[str, jax.Array] | None
+) -> optax.OptState:
+    """The state of a fresh `sgd` as it is before a step, with a momentum or, where that is None, without."""
+    if step:
+        opt_state = optax.tree_utils.tree_set(opt_state, step=jnp.int32(step), count=jnp.int32(step))
+    return opt_state if momentum is None else optax.tree_utils.tree_set(opt_state, momentum=dict(momentum))
+
+
 def check(config: Config, epochs: int) -> None:
     """Raises InputError for fields of `config.optimizer` that do not fit each other or `epochs`."""
     if config.schedule not in ("step", "cosine"):

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from dks_jax import optim
 from dks_jax.data.feed import Batch, Chunk, Feed
 from dks_jax.functional import Arrays, Functional
 from dks_jax.metrics import History
@@ -110,12 +111,15 @@ class Steps:
         self._train = jax.jit(self._train_chunk, static_argnames=static, donate_argnums=0)
         self._evaluate = jax.jit(self._evaluate_chunk, static_argnames=static)
 
-    def initial_state(self) -> TrainState:
-        """Step 0, with the weights that the network was given."""
+    def initial_state(self, step: int = 0, momentum: Arrays | None = None) -> TrainState:
+        """The state before a step, 0 for the first, with the weights that the network was given.
+
+        Args:
+          momentum: of every parameter; None for that of an optimizer that has just been made.
+        """
         params = self._network.params
-        state = TrainState(
-            jnp.zeros((), jnp.int32), params, self._network.batch_stats, self._optimizer.init(params)
-        )
+        opt_state = optim.start(self._optimizer.init(params), step, momentum)
+        state = TrainState(jnp.int32(step), params, self._network.batch_stats, opt_state)
         # Copied, because training donates the state's buffers, which on a CPU may be those of host arrays.
         return self._devices.replicate(jax.tree.map(np.array, state))
 

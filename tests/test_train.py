@@ -173,13 +173,13 @@ def test_weights_saved_on_four_devices_load_on_one(tmp_path):
     program = f"""
 import pathlib
 import jax.numpy as jnp
-from dks_jax.weights import save_weights
+from dks_jax.weights_folder import Weights, save_weights
 from dks_jax.steps import Devices
 arrays = Devices().replicate({{"w": jnp.arange(3.0)}})
-save_weights(pathlib.Path({str(tmp_path / "weights")!r}), arrays, {{}}, {{}})
+save_weights(pathlib.Path({str(tmp_path / "weights")!r}), Weights(arrays, {{}}, {{}}))
 """
     subprocess.run([sys.executable, "-c", program], env=os.environ | FOUR_DEVICES, check=True)
-    params, _, _ = load_weights(tmp_path / "weights")
+    params = load_weights(tmp_path / "weights").params
     np.testing.assert_array_equal(params["w"], [0, 1, 2])
 
 

@@ -10,7 +10,8 @@ from dks_jax.errors import InputError
 from dks_jax.functional import get_arrays
 from dks_jax.models import build
 from dks_jax.supervision import backbone_only
-from dks_jax.weights import adopt_weights, load_network, load_weights, save_weights
+from dks_jax.weights import adopt_weights, load_network, load_weights
+from dks_jax.weights_folder import Weights, save_weights
 from runs import records, run
 
 MODEL = {"name": "wide_resnet", "depth": 16, "width": 1, "dropout": 0.0}
@@ -33,9 +34,13 @@ def saved(tmp_path_factory):
     """Weights with branches, and of the backbone alone, of ten classes."""
     folder = tmp_path_factory.mktemp("weights")
     arrays = get_arrays(network(seed=1))
-    save_weights(folder / "whole", arrays, {}, metadata())
-    save_weights(folder / "backbone", backbone_only(arrays), {}, metadata())
+    save_weights(folder / "whole", Weights(arrays, {}, metadata()))
+    save_weights(folder / "backbone", Weights(backbone_only(arrays), {}, metadata()))
     return folder, arrays
+
+
+def adopt(network, path):
+    return adopt_weights(network, load_weights(path), path)
 
 
 def changed(before, after):
@@ -45,7 +50,7 @@ def changed(before, after):
 def test_the_same_network_takes_everything(saved):
     folder, arrays = saved
     ours = network()
-    lines = adopt_weights(ours, folder / "whole")
+    lines = adopt(ours, folder / "whole")
     assert lines == [
         f"starting from the weights in {folder / 'whole'}: {len(arrays)} of {len(arrays)} arrays taken over"
     ]
@@ -56,7 +61,7 @@ def test_heads_of_other_classes_start_anew_and_are_named(saved):
     folder, arrays = saved
     ours = network(num_classes=4)
     fresh = get_arrays(ours)
-    lines = adopt_weights(ours, folder / "whole")
+    lines = adopt(ours, folder / "whole")
     anew = {name for name in fresh if name.endswith(("fc.kernel", "fc.bias"))}
     assert len(anew) == 6
     after = get_arrays(ours)
@@ -70,7 +75,7 @@ def test_branches_that_the_weights_lack_start_anew(saved):
     folder, arrays = saved
     ours = network()
     fresh = get_arrays(ours)
-    lines = adopt_weights(ours, folder / "backbone")
+    lines = adopt(ours, folder / "backbone")
     assert lines[1:] == ["starting anew, since the weights have none: all branches"]
     after = get_arrays(ours)
     for name in fresh:
@@ -80,7 +85,7 @@ def test_branches_that_the_weights_lack_start_anew(saved):
 def test_branches_that_the_network_lacks_are_left_out(saved):
     folder, arrays = saved
     ours = network(branches=False)
-    lines = adopt_weights(ours, folder / "whole")
+    lines = adopt(ours, folder / "whole")
     assert lines[1].startswith("left out: ")
     assert changed(get_arrays(ours), backbone_only(arrays)) == set()
 
@@ -93,14 +98,14 @@ def test_another_network_is_refused_whole(saved, model):
     with pytest.raises(
         InputError, match=r"`init_weights` must name weights of the same network .* differ in .*stages"
     ):
-        adopt_weights(ours, folder / "backbone")
+        adopt(ours, folder / "backbone")
     assert changed(before, get_arrays(ours)) == set()
 
 
 def test_damaged_weights_are_refused(saved, tmp_path):
     folder, arrays = saved
     for damage in ("emptied", "deleted", "no metadata", "other metadata"):
-        save_weights(tmp_path / damage, arrays, {}, metadata())
+        save_weights(tmp_path / damage, Weights(arrays, {}, metadata()))
         if damage == "emptied":
             next(path for path in (tmp_path / damage).rglob("*") if path.parent.name == "d").write_bytes(b"")
         elif damage == "deleted":
@@ -111,7 +116,7 @@ def test_damaged_weights_are_refused(saved, tmp_path):
             (tmp_path / damage / "metadata.json").write_text("[]")
         with pytest.raises(InputError, match=r"The weights in .* are damaged: .* put a copy back"):
             load_weights(tmp_path / damage)
-    assert load_weights(folder / "whole")[2]["class_names"][3] == "3"
+    assert load_weights(folder / "whole").metadata["class_names"][3] == "3"
 
 
 def test_loaded_networks_are_the_saved_ones(saved):
@@ -132,8 +137,8 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path, capsys):
     assert run(tmp_path / "second", "--config.epochs=1", "--config.method=baseline", *fine) == 0
     assert "arrays taken over" in capsys.readouterr().out
     # With a learning rate of nothing the parameters stay; the running statistics move on.
-    before, _, _ = load_weights(tmp_path / "first")
-    after, _, _ = load_weights(tmp_path / "second")
+    before = load_weights(tmp_path / "first").params
+    after = load_weights(tmp_path / "second").params
     for name, value in before.items():
         np.testing.assert_allclose(after[name], value, atol=1e-6)
     # Gone on from a checkpoint, the weights are not looked at again.

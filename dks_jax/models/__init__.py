@@ -2,13 +2,16 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 from flax import nnx
 
 from dks_jax.configuration import fits
 from dks_jax.errors import InputError
-from dks_jax.models import wide_resnet
+from dks_jax.functional import get_arrays
+from dks_jax.models import resnet, wide_resnet
 from dks_jax.supervision import DeeplySupervised
 
 
@@ -19,8 +22,12 @@ class Model(NamedTuple):
     check: Callable[..., None]
 
 
-MODELS = {
-    "wide_resnet": Model(wide_resnet.wide_resnet, wide_resnet.check),
+def _takes_no_arguments() -> None:
+    """The check of a model that its name alone describes."""
+
+
+MODELS = {"wide_resnet": Model(wide_resnet.wide_resnet, wide_resnet.check)} | {
+    f"resnet{depth}": Model(partial(resnet.resnet, depth), _takes_no_arguments) for depth in resnet.RECIPES
 }
 
 
@@ -33,7 +40,8 @@ def check(model: Mapping[str, Any]) -> None:
     types = arguments(name)
     if set(given) != set(types):
         raise InputError(
-            f"The fields of `model` for {name} must be {', '.join(types)}; got {', '.join(given)}."
+            f"The fields of `model` for {name} must be {', '.join(types) or 'none but its name'}; got "
+            f"{', '.join(given) or 'none'}."
         )
     for argument, value in given.items():
         if not fits(value, types[argument]):
@@ -71,3 +79,10 @@ def build(
         norm_groups=norm_groups,
         rngs=nnx.Rngs(seed),
     )
+
+
+def shapes(model: Mapping[str, Any], **arguments: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of the arrays of the network that `build` makes of the same arguments, without making it."""
+    check(model)
+    abstract = nnx.eval_shape(lambda: build(model, seed=0, **arguments))
+    return {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in get_arrays(abstract).items()}

@@ -1,0 +1,160 @@
+"""Reads and writes PyTorch's checkpoint files; nothing that a file contains is executed.
+
+The only module that imports torch, and safetensors, within its functions.
+"""
+
+import io
+import warnings
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dks_jax.errors import InputError, first_line
+from dks_jax.files import replacing
+
+SUFFIXES = (".pth", ".pt7", ".pt", ".safetensors")
+
+
+class Tensor(NamedTuple):
+    """A tensor of a checkpoint that is yet to be looked into.
+
+    shape: of the tensor.
+    dtype: its name in PyTorch, e.g. "float32".
+    stored: the torch.Tensor.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    stored: Any
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a tensor of real numbers with all of its values in the file."""
+        import torch
+
+        tensor = self.stored
+        return (
+            tensor.layout == torch.strided
+            and tensor.device.type == "cpu"
+            and not tensor.is_quantized
+            and not tensor.is_complex()
+            # One whose values are repeated by its strides may be larger than memory.
+            and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+        )
+
+    def numpy(self) -> np.ndarray:
+        """The values: floats as float32, whole numbers as int64.
+
+        bfloat16 and float16 widen exactly; float64 is rounded.
+        """
+        import torch
+
+        dtype = torch.float32 if self.stored.is_floating_point() else torch.int64
+        return self.stored.detach().to(dtype).contiguous().numpy()
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The dictionary in a .pth, .pt, .pt7 or .safetensors file, with every tensor as a `Tensor`.
+
+    Raises:
+      InputError: torch or safetensors is not installed; the file is absent, damaged, no dictionary, or refers
+        to anything but tensors and plain values.
+    """
+    _require("torch")
+    if file.suffix == ".safetensors":
+        _require("safetensors")
+    if not file.is_file():
+        raise InputError(f"A PyTorch checkpoint must be a file; there is no file {file}.")
+    # Checked here, because what torch and safetensors raise for it differs.
+    with file.open("rb"):
+        pass
+    try:
+        content = _load(file)
+    # Not a list of types: on damaged bytes the readers raise many.
+    except Exception as error:
+        raise InputError(
+            f"{file} cannot be read as a PyTorch checkpoint of tensors ({_reason(error)}): give a file that "
+            "holds a state dict, e.g. of torch.save(model.state_dict(), FILE), whole and unchanged."
+        ) from error
+    if not isinstance(content, Mapping):
+        raise InputError(
+            f"{file} must hold a dictionary of tensors; it holds a {type(content).__name__}: save the state "
+            "dict of the model, by torch.save(model.state_dict(), FILE)."
+        )
+    return _wrap(content)
+
+
+def write(file: Path, content: Mapping[str, Any]) -> None:
+    """Writes a dictionary in which NumPy arrays become tensors; `file` appears once it is complete.
+
+    A .safetensors file holds tensors alone, on one level; any other name gives the format of torch.save.
+    """
+    _require("torch")
+    import torch
+
+    if file.suffix == ".safetensors":
+        _require("safetensors")
+        from safetensors.torch import save
+
+        encoded = save(_tensors(content))
+    else:
+        buffer = io.BytesIO()
+        torch.save(_tensors(content), buffer)
+        encoded = buffer.getbuffer()
+    # By Python itself: torch reports a full disk as a RuntimeError.
+    with replacing(file) as partial:
+        partial.write_bytes(encoded)
+
+
+def _load(file: Path) -> Any:
+    import torch
+
+    # torch warns of old formats that it reads all the same.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        # NumPy numbers, such as a best accuracy, stand in many training checkpoints.
+        harmless = [np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}, np.float64(0).__reduce__()[0]]
+        with torch.serialization.safe_globals(harmless):
+            return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _wrap(value: Any) -> Any:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return Tensor(tuple(value.shape), str(value.dtype).removeprefix("torch."), value)
+    if isinstance(value, Mapping):
+        return {key: _wrap(inner) for key, inner in value.items()}
+    return value
+
+
+def _tensors(value: Any) -> Any:
+    import torch
+
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    if isinstance(value, Mapping):
+        return {key: _tensors(inner) for key, inner in value.items()}
+    return value
+
+
+def _require(package: str) -> None:
+    if find_spec(package) is None:
+        raise InputError(
+            f"PyTorch checkpoints need the package {package}, which is not installed; run pip install "
+            "'dks-jax[torch]'."
+        )
+
+
+def _reason(error: Exception) -> str:
+    # torch explains at length how to trust a file that asks for more.
+    if "Unsupported" in str(error) or "weights_only" in str(error).lower():
+        return "it refers to code, which is not run"
+    return f"{type(error).__name__}: {first_line(error)[:150].rstrip('.: ')}" if str(error) else type(error).__name__

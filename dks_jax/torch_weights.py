@@ -1,0 +1,269 @@
+"""Weights from PyTorch checkpoints, and checkpoints from weights; exact both ways.
+
+A checkpoint is a state dict, bare or within a training checkpoint, or the training checkpoint released with
+DKS: {"params": {flat name: tensor}, "epoch": whole epochs, "optimizer": state dict}. A file is taken over
+whole or refused.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dks_jax import models, torch_files, torch_names
+from dks_jax.configuration import COUNT_LIMIT
+from dks_jax.errors import InputError, first_line
+from dks_jax.functional import Arrays
+from dks_jax.imagenet_classes import wordnet_ids
+from dks_jax.supervision import backbone_only
+from dks_jax.torch_files import Tensor
+from dks_jax.torch_names import Network, Table
+from dks_jax.weights_folder import Weights
+
+# Under which a training checkpoint keeps its state dict.
+CONTAINERS = ("state_dict", "model", "params")
+LISTED = 5
+ARRAY_TYPES = ("float32", "float16", "bfloat16", "float64")
+COUNTER_TYPES = ("int64", "int32")
+# What a checkpoint does not tell: how images come to the network. As in the evaluations released with DKS.
+PREPROCESSING = {
+    "resnet": {
+        "name": "dks",
+        "height": 224,
+        "width": 224,
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+    },
+    "wide_resnet": {
+        "name": "squash",
+        "height": 32,
+        "width": 32,
+        "mean": (125.3 / 255, 123.0 / 255, 113.9 / 255),
+        "std": (63.0 / 255, 62.1 / 255, 66.7 / 255),
+    },
+}
+
+
+def read_checkpoint(file: Path, model: str | None = None) -> Weights:
+    """The weights in a PyTorch checkpoint, branches and optimizer included.
+
+    Args:
+      file: .pth, .pt, .pt7 or .safetensors, its names with or without "module.".
+      model: name of the network, e.g. "resnet50" or "wide_resnet"; None recognises it.
+
+    Raises:
+      InputError: the file cannot be read, or does not fit the network: the sentence lists what is missing,
+        unexpected, misshapen or not finite.
+    """
+    content = torch_files.read(file)
+    tensors = _state_dict(content, file)
+    network = torch_names.recognise({name: value.shape for name, value in tensors.items()})
+    if network is None or model not in (None, network.model["name"]):
+        found = f"a {network.model['name']}" if network else "none that is known"
+        wanted = model or "wide_resnet or one of resnet18, 34, 50, 101 and 152"
+        raise InputError(
+            f"{file} must hold a checkpoint of {wanted}; by its {len(tensors)} names and shapes it is {found}."
+        )
+    table = torch_names.table_of(network.model["name"])
+    own = models.shapes(
+        network.model,
+        num_classes=network.num_classes,
+        channels=network.channels,
+        branches=network.branches,
+    )
+    arrays, counters = _fit(file, network, table, tensors, own)
+    params = {name: arrays[name] for name in own if not name.endswith((".mean", ".var"))}
+    batch_stats = {name: arrays[name] for name in own if name not in params}
+    weights = Weights(params, batch_stats, _metadata(network, counters))
+    return _with_progress(file, weights, content, list(tensors)) if table is torch_names.WIDE_RESNET else weights
+
+
+def write_checkpoint(file: Path, weights: Weights, *, with_branches: bool = True) -> None:
+    """Writes what `torchvision.models` load strictly; of a wide ResNet the checkpoint released with DKS.
+
+    Args:
+      file: name that ends in .safetensors for that format, else as torch.save writes it.
+      with_branches: False leaves the branches out, and with them the optimizer's state.
+
+    Raises:
+      InputError: the network is none that PyTorch checkpoints are known of, or torch is not installed.
+    """
+    table = torch_names.table_of(weights.metadata["model"]["name"])
+    arrays = {**weights.params, **weights.batch_stats}
+    if not with_branches:
+        arrays = backbone_only(arrays)
+    names = torch_names.names(table, arrays)
+    tensors = {name: torch_names.to_torch(np.asarray(arrays[own])) for name, own in names.items()}
+    if table is torch_names.RESNET:
+        torch_files.write(file, _with_counters(tensors, weights.metadata))
+    elif file.suffix == ".safetensors":
+        torch_files.write(file, tensors)
+    else:
+        content: dict[str, Any] = {"params": tensors}
+        if weights.metadata.get("epoch") is not None:
+            content["epoch"] = weights.metadata["epoch"]
+        if weights.momentum is not None and set(weights.momentum) <= set(arrays):
+            content["optimizer"] = _optimizer(weights, names)
+        torch_files.write(file, content)
+
+
+def _state_dict(content: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
+    """The tensors by name, without the "module." that DataParallel puts before every name."""
+    found = content
+    for container in CONTAINERS:
+        if isinstance(content.get(container), Mapping):
+            found = content[container]
+            break
+    odd = [str(name) for name, value in found.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    if odd or not found:
+        what = f"besides tensors {_listing(odd)}" if odd else "nothing"
+        raise InputError(
+            f"{file} must hold tensors by name, on the highest level or under one of {', '.join(CONTAINERS)}; "
+            f"it holds {what}: save the model's state dict."
+        )
+    if all(name.startswith("module.") for name in found):
+        return {name.removeprefix("module."): tensor for name, tensor in found.items()}
+    return dict(found)
+
+
+def _fit(
+    file: Path,
+    network: Network,
+    table: Table,
+    tensors: Mapping[str, Tensor],
+    own: Mapping[str, jax.ShapeDtypeStruct],
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """The arrays by our names, and the counters of batches by PyTorch's.
+
+    Raises:
+      InputError: the tensors are not those of the network.
+    """
+    names = torch_names.names(table, own)
+    counters = torch_names.counter_names(names) if table.counters else []
+    problems = {"missing": [name for name in names if name not in tensors]}
+    problems["unexpected"] = [name for name in tensors if name not in names and name not in counters]
+    problems["misshapen"] = [
+        f"{name} ({_shape(tensors[name].shape)} instead of {_shape(expected)})"
+        for name, expected in _expected_shapes(names, counters, own).items()
+        if name in tensors and tensors[name].shape != expected
+    ]
+    problems["of a wrong type"] = [
+        f"{name} ({tensor.dtype})"
+        for name, tensor in tensors.items()
+        if not tensor.plain or tensor.dtype not in (COUNTER_TYPES if name in counters else ARRAY_TYPES)
+    ]
+    _refuse(file, network, problems)
+    arrays = {name: tensors[name].numpy() for name in names}
+    problems = {
+        "not finite": [name for name, array in arrays.items() if not np.all(np.isfinite(array))],
+        "negative": [
+            name for name, array in arrays.items() if name.endswith("running_var") and np.any(array < 0)
+        ],
+    }
+    _refuse(file, network, problems)
+    ours = {own_name: torch_names.from_torch(arrays[name]) for name, own_name in names.items()}
+    return ours, {name: int(tensors[name].numpy()) for name in counters if name in tensors}
+
+
+def _expected_shapes(
+    names: Mapping[str, str], counters: list[str], own: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, tuple[int, ...]]:
+    shapes = {name: torch_names.torch_shape(own[own_name].shape) for name, own_name in names.items()}
+    return shapes | dict.fromkeys(counters, ())
+
+
+def _refuse(file: Path, network: Network, problems: Mapping[str, list[str]]) -> None:
+    """Raises InputError where there is any problem."""
+    found = [f"{_listing(names)} {'is' if len(names) == 1 else 'are'} {what}" for what, names in problems.items() if names]
+    if found:
+        model = ", ".join(str(value) for value in network.model.values())
+        branches = "with" if network.branches else "without"
+        raise InputError(
+            f"{file} does not fit {model} with {network.num_classes} classes, {branches} branches: "
+            f"{'; '.join(found)}."
+        )
+
+
+def _metadata(network: Network, counters: dict[str, int]) -> dict[str, Any]:
+    family = "wide_resnet" if network.model["name"] == "wide_resnet" else "resnet"
+    known = family == "resnet" and network.num_classes == len(wordnet_ids())
+    metadata = {
+        "model": network.model,
+        "class_names": wordnet_ids() if known else [str(label) for label in range(network.num_classes)],
+        "preprocessing": {**PREPROCESSING[family], "channels": network.channels},
+    }
+    return metadata | ({torch_names.COUNTER: counters} if counters else {})
+
+
+def _with_progress(file: Path, weights: Weights, content: Mapping[str, Any], names: list[str]) -> Weights:
+    """Weights with the epoch and the optimizer's momentum of a training checkpoint, as far as it has them.
+
+    Args:
+      names: of the tensors, in the order of the file, by which an optimizer counts.
+    """
+    metadata, momentum = dict(weights.metadata), None
+    epoch = content.get("epoch", 0)
+    if not isinstance(epoch, int) or not 0 <= epoch <= COUNT_LIMIT:
+        raise InputError(f"{file} must count its epochs from 0; it says {epoch!r}.")
+    if epoch:
+        metadata["epoch"] = epoch
+    if "optimizer" in content:
+        try:
+            momentum, metadata["optimizer"] = _momentum(content["optimizer"], names, weights.params)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise InputError(
+                f"{file} holds an optimizer that is no torch.optim.SGD of all its parameters "
+                f"({type(error).__name__}: {first_line(error)}): leave `optimizer` out of the file to take the "
+                "weights alone."
+            ) from error
+    return weights._replace(metadata=metadata, momentum=momentum)
+
+
+def _momentum(optimizer: Any, names: list[str], params: Arrays) -> tuple[Arrays | None, dict[str, Any]]:
+    """The momentum by our names, None before the first step, and the settings of the optimizer."""
+    (group,) = optimizer["param_groups"]
+    settings = {name: value for name, value in group.items() if isinstance(value, int | float | None)}
+    state = optimizer["state"]
+    if not state:
+        return None, settings
+    theirs = torch_names.names(torch_names.WIDE_RESNET, params)
+    trainable = [name for name in names if name in theirs]
+    momentum = {}
+    for name, key in zip(trainable, group["params"], strict=True):
+        tensor = state[key]["momentum_buffer"]
+        value = torch_names.from_torch(tensor.numpy()) if tensor.plain else np.full((), np.nan)
+        if value.shape != params[theirs[name]].shape or not np.all(np.isfinite(value)):
+            raise ValueError(f"the momentum of {name} does not fit it or is not finite")
+        momentum[theirs[name]] = value
+    return momentum, settings
+
+
+def _optimizer(weights: Weights, names: Mapping[str, str]) -> dict[str, Any]:
+    """The state dict of a torch.optim.SGD of the parameters, in the order of their names."""
+    assert weights.momentum is not None
+    buffers = [weights.momentum[own] for own in names.values() if own in weights.momentum]
+    state = {i: {"momentum_buffer": torch_names.to_torch(np.asarray(buffer))} for i, buffer in enumerate(buffers)}
+    settings = weights.metadata.get("optimizer", {})
+    return {"state": state, "param_groups": [{**settings, "params": list(range(len(buffers)))}]}
+
+
+def _with_counters(tensors: dict[str, np.ndarray], metadata: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The tensors, and after every running variance the counter of batches, 0 where it is not known."""
+    counters = metadata.get(torch_names.COUNTER, {})
+    complete = {}
+    for name, tensor in tensors.items():
+        complete[name] = tensor
+        for counter in torch_names.counter_names([name]):
+            complete[counter] = np.asarray(counters.get(counter, 0), np.int64)
+    return complete
+
+
+def _listing(names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a number"

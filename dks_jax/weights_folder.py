@@ -1,0 +1,80 @@
+"""Weights on disk: a folder in Orbax's format, complete or absent.
+
+The folder is what `orbax.checkpoint.StandardCheckpointer().save` writes for {"params": {name: array},
+"batch_stats": {name: array}}, with "momentum" where the weights come with it, and metadata.json beside it,
+with checksums of the other files.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+
+from dks_jax.errors import InputError
+from dks_jax.files import checksums, damage, replacing, require_room
+from dks_jax.functional import Arrays
+
+METADATA = "metadata.json"
+
+
+class Weights(NamedTuple):
+    """The arrays of a network by name, and what it takes to use them.
+
+    momentum: of the optimizer, for every parameter; None where it was not kept.
+    metadata: "model", as `config.model` has it; "class_names"; "preprocessing": "name", "height", "width",
+      "channels", "mean" and "std"; "epoch" and "test_error" where they are known.
+    """
+
+    params: Arrays
+    batch_stats: Arrays
+    metadata: dict[str, Any]
+    momentum: Arrays | None = None
+
+
+def save_weights(folder: Path, weights: Weights) -> None:
+    """Writes weights and their metadata; `folder` appears, or is replaced, once they are complete.
+
+    In a job of several processes one alone calls it.
+    """
+    arrays = {"params": dict(weights.params), "batch_stats": dict(weights.batch_stats)}
+    if weights.momentum is not None:
+        arrays["momentum"] = dict(weights.momentum)
+    # From the host, because Orbax restores a device's array onto the same number of devices only.
+    arrays = jax.device_get(arrays)
+    require_room(folder.parent, arrays)
+    with replacing(folder) as partial:
+        with _checkpointer() as checkpointer:
+            checkpointer.save(partial.resolve(), arrays)
+        description = {**weights.metadata, "files": checksums(partial)}
+        (partial / METADATA).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def load_folder(folder: Path) -> Weights:
+    """The weights in a folder that `save_weights` has written.
+
+    Raises:
+      InputError: they are damaged.
+    """
+    metadata: dict[str, Any] = {}
+    try:
+        metadata = json.loads((folder / METADATA).read_text())
+        problem = damage(folder, metadata["files"]) if metadata["files"] else "no checksums are there"
+    except (ValueError, TypeError, KeyError, AttributeError):
+        problem = f"{METADATA} is broken"
+    if problem:
+        raise InputError(f"The weights in {folder} are damaged: {problem}; put a copy back.")
+    with _checkpointer() as checkpointer:
+        arrays = checkpointer.restore(folder.resolve())
+    return Weights(arrays["params"], arrays["batch_stats"], metadata, arrays.get("momentum"))
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    """One that does not wait for other processes of a job."""
+    own = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes={jax.process_index()},
+        barrier_sync_key_prefix=f"weights{jax.process_index()}",
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=own)

@@ -1,0 +1,166 @@
+"""Converts weights between PyTorch and this library, exactly and in both directions.
+
+    python tools/convert_pytorch.py import [--model NAME] --torch FILE --weights DIR [--check [IMAGE ...]]
+    python tools/convert_pytorch.py export --weights DIR --torch FILE [--drop_branches] [--check [IMAGE ...]]
+
+Known are resnet18, 34, 50, 101 and 152 as torchvision names their layers, with or without the branches of
+DHM, and wide_resnet as released with DKS, whose training checkpoint comes with branches and optimizer. FILE
+is a .pth, .pt or .pt7, a state dict, bare or under `state_dict`, `model` or `params`, with or without
+`module.`, or a .safetensors. The network is recognised by names and shapes. Nothing in a file is executed; a
+file that does not fit is refused whole.
+
+DIR can then be evaluated (python -m dks_jax.evaluate), used (python -m dks_jax.predict), trained further
+(--config.init_weights=DIR) and exported. What is exported torchvision's own models load strictly.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dks_jax.command_line import Parser, report
+from dks_jax.errors import InputError
+from dks_jax.torch_weights import read_checkpoint, write_checkpoint
+from dks_jax.weights import load_weights
+from dks_jax.weights_folder import METADATA, Weights, save_weights
+
+DIRECTIONS = ("import", "export")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status, 2 where the input is wrong."""
+    try:
+        arguments = parse(argv)
+        convert = import_weights if arguments.direction == "import" else export_weights
+        weights = convert(arguments)
+        if arguments.check is not None:
+            print(check(arguments))
+    except Exception as error:
+        return report(error)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """What a command line asks for."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = Parser(
+        "python tools/convert_pytorch.py", description=__doc__, formatter_class=layout, allow_abbrev=False
+    )
+    parser.add_argument("direction", choices=DIRECTIONS, help="from PyTorch or to it")
+    parser.add_argument("--torch", type=Path, required=True, metavar="FILE", help="the PyTorch checkpoint")
+    parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="the folder of weights")
+    parser.add_argument("--model", metavar="NAME", help="e.g. resnet50 or wide_resnet; import only")
+    parser.add_argument(
+        "--drop_branches", action="store_true", help="leave the branches out, for torchvision; export only"
+    )
+    parser.add_argument(
+        "--check",
+        nargs="*",
+        type=Path,
+        metavar="IMAGE",
+        help="run these images, or random ones, through PyTorch and through this library, and compare",
+    )
+    arguments = parser.parse_args(argv)
+    other = "drop_branches" if arguments.direction == "import" else "model"
+    if getattr(arguments, other):
+        raise InputError(f"`--{other}` must not be given with {arguments.direction}.")
+    arguments.torch, arguments.weights = arguments.torch.expanduser(), arguments.weights.expanduser()
+    return arguments
+
+
+def import_weights(arguments: argparse.Namespace) -> Weights:
+    """Writes the folder of weights of a PyTorch checkpoint."""
+    folder = arguments.weights
+    if folder.exists() and not (folder / METADATA).exists():
+        raise InputError(f"`--weights` must name a new folder, or one of weights to replace; {folder} is neither.")
+    weights = read_checkpoint(arguments.torch, arguments.model)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(folder, weights)
+    print(f"{describe(weights)}\nweights in {folder}")
+    return weights
+
+
+def export_weights(arguments: argparse.Namespace) -> Weights:
+    """Writes the PyTorch checkpoint of a folder of weights."""
+    file = arguments.torch
+    if file.is_dir() or not file.parent.is_dir():
+        raise InputError(f"`--torch` must name a file in a folder that is there; got {file}.")
+    weights = load_weights(arguments.weights)
+    write_checkpoint(file, weights, with_branches=not arguments.drop_branches)
+    print(f"{describe(weights)}\nPyTorch checkpoint in {file}")
+    return weights
+
+
+def check(arguments: argparse.Namespace) -> str:
+    """Both files on the same images: the largest difference of the logits, and whether the top five agree.
+
+    Both are read again from disk, the one by this library, the other by plain PyTorch.
+    """
+    import torch
+
+    import torch_forward
+
+    network, metadata = load_network(arguments.weights)
+    if arguments.direction == "export" and arguments.drop_branches:
+        network = network.drop_branches()
+    content = torch_files.read(arguments.torch)
+    tensors = {name: tensor.stored.float() for name, tensor in state_dict(content, arguments.torch).items()}
+    images = read_images(arguments.check, metadata["preprocessing"])
+    ours, theirs = [], []
+    for start in range(0, len(images), BATCH):
+        batch = images[start : start + BATCH]
+        ours.append(np.asarray(nnx.jit(lambda network, x: network(x))(network, batch)))
+        theirs.append(torch_forward.logits(tensors, torch.from_numpy(batch.transpose(0, 3, 1, 2).copy())).numpy())
+    return compare(network.names, np.concatenate(ours, axis=1), np.concatenate(theirs, axis=1))
+
+
+def compare(names: Sequence[str], ours: np.ndarray, theirs: np.ndarray) -> str:
+    """A table of the differences of logits [classifier, image, class]."""
+    rows = [["classifier", "images", "largest logit", "largest difference", "same top 5"]]
+    for name, own, their in zip(names, ours, theirs, strict=True):
+        best = min(5, own.shape[-1])
+        same = np.all(
+            np.argsort(-own, axis=-1, kind="stable")[:, :best] == np.argsort(-their, axis=-1, kind="stable")[:, :best],
+            axis=-1,
+        )
+        rows.append(
+            [name, str(len(own)), f"{np.abs(their).max():.4g}", f"{np.abs(own - their).max():.2e}", f"{same.sum()}"]
+        )
+    return markdown_table(rows)
+
+
+def read_images(paths: Sequence[Path], preprocessing: Mapping[str, Any]) -> np.ndarray:
+    """Normalised images [image, height, width, channel]; random ones where there are no paths."""
+    view = View(preprocessing["height"], preprocessing["channels"], preprocessing["name"])
+    if paths:
+        pixels = np.stack([folder.decode(path, view) for path in paths])
+    else:
+        pixels = np.random.default_rng(0).integers(0, 256, (RANDOM_IMAGES, *view.shape), np.uint8)
+    return np.asarray(normalise(jnp.asarray(pixels), preprocessing["mean"], preprocessing["std"]))
+
+
+def describe(weights: Weights) -> str:
+    """The network and its weights in one line."""
+    metadata = weights.metadata
+    name, *arguments = (str(value) for value in metadata["model"].values())
+    size = sum(np.size(array) for array in weights.params.values())
+    branches = {name.split(".")[1] for name in weights.params if name.startswith("branches.")}
+    parts = [
+        f"{name}{f' ({chr(44).join(arguments)})' if arguments else ''}: {len(metadata['class_names'])} classes",
+        f"{len(branches)} branches",
+        f"{size:,} parameters",
+    ]
+    if weights.momentum is not None:
+        parts.append("momentum")
+    if metadata.get("epoch") is not None:
+        parts.append(f"after {metadata['epoch']} epochs")
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

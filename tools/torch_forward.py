@@ -1,0 +1,101 @@
+"""The forward pass of PyTorch checkpoints in plain PyTorch, by the names of their tensors.
+
+The other side of the comparison that convert_pytorch.py makes: it knows nothing of dks_jax and its tables.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Tensors = Mapping[str, Tensor]
+
+
+def logits(tensors: Tensors, images: Tensor) -> Tensor:
+    """Logits [classifier, batch, class] in evaluation mode, in depth order, of images [batch, 3, height, width].
+
+    The tensors are those of a torchvision ResNet, with or without the branches of DHM, or of a wide ResNet as
+    released with DKS.
+    """
+    with torch.no_grad():
+        outputs = _wide_resnet(tensors, images) if "conv0" in tensors else _resnet(tensors, images)
+    return torch.stack(outputs)
+
+
+def _norm(x: Tensor, tensors: Tensors, name: str) -> Tensor:
+    parts = (tensors[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+    return F.batch_norm(x, *parts)
+
+
+def _linear(x: Tensor, tensors: Tensors, name: str) -> Tensor:
+    return F.linear(x.mean(dim=(2, 3)), tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+
+
+def _blocks(tensors: Tensors, prefix: str) -> list[str]:
+    count = len({name[len(prefix) :].split(".")[0] for name in tensors if name.startswith(prefix)})
+    return [f"{prefix}{i}" for i in range(count)]
+
+
+def _resnet(tensors: Tensors, images: Tensor) -> list[Tensor]:
+    def block(x: Tensor, name: str, stride: int) -> Tensor:
+        # The 3x3 convolution of a bottleneck has the stride, the first one of a basic block.
+        convolutions = ("conv1", "conv2", "conv3") if f"{name}.conv3.weight" in tensors else ("conv1", "conv2")
+        strided = "conv2" if len(convolutions) == 3 else "conv1"
+        out = x
+        for convolution in convolutions:
+            kernel = tensors[f"{name}.{convolution}.weight"]
+            step = stride if convolution == strided else 1
+            out = F.conv2d(out, kernel, stride=step, padding=kernel.shape[-1] // 2)
+            out = _norm(out, tensors, f"{name}.bn{convolution[-1]}")
+            if convolution != convolutions[-1]:
+                out = F.relu(out)
+        if f"{name}.downsample.0.weight" in tensors:
+            x = _norm(
+                F.conv2d(x, tensors[f"{name}.downsample.0.weight"], stride=stride),
+                tensors,
+                f"{name}.downsample.1",
+            )
+        return F.relu(out + x)
+
+    def layer(x: Tensor, name: str, stride: int = 2) -> Tensor:
+        for i, block_name in enumerate(_blocks(tensors, f"{name}.")):
+            x = block(x, block_name, stride if i == 0 else 1)
+        return x
+
+    x = F.conv2d(images, tensors["conv1.weight"], stride=2, padding=3)
+    x = layer(F.max_pool2d(F.relu(_norm(x, tensors, "bn1")), 3, 2, 1), "layer1", stride=1)
+    x2 = layer(x, "layer2")
+    x3 = layer(x2, "layer3")
+    main = _linear(layer(x3, "layer4"), tensors, "fc")
+    if "fc_head1.weight" not in tensors:
+        return [main]
+    early = _linear(layer(layer(x2, "layer3_head2"), "layer4_head2"), tensors, "fc_head2")
+    late = _linear(layer(x3, "layer4_head1"), tensors, "fc_head1")
+    return [early, late, main]
+
+
+def _wide_resnet(tensors: Tensors, images: Tensor) -> list[Tensor]:
+    def block(x: Tensor, name: str, stride: int) -> Tensor:
+        o1 = F.relu(_norm(x, tensors, f"{name}.bn0"))
+        o2 = F.conv2d(o1, tensors[f"{name}.conv0"], stride=stride, padding=1)
+        o2 = F.conv2d(F.relu(_norm(o2, tensors, f"{name}.bn1")), tensors[f"{name}.conv1"], padding=1)
+        shortcut = tensors.get(f"{name}.convdim")
+        return o2 + (x if shortcut is None else F.conv2d(o1, shortcut, stride=stride))
+
+    def group(x: Tensor, name: str, stride: int = 2) -> Tensor:
+        for i, block_name in enumerate(_blocks(tensors, f"{name}.block")):
+            x = block(x, block_name, stride if i == 0 else 1)
+        return x
+
+    def classify(x: Tensor, branch: str = "") -> Tensor:
+        return _linear(F.relu(_norm(x, tensors, f"{branch}bn")), tensors, f"{branch}fc")
+
+    g0 = group(F.conv2d(images, tensors["conv0"], padding=1), "group0", stride=1)
+    g1 = group(g0, "group1")
+    main = classify(group(g1, "group2"))
+    if "ep1_fc.weight" not in tensors:
+        return [main]
+    early = classify(group(group(g0, "ep1_group1"), "ep1_group2"), "ep1_")
+    late = classify(group(g1, "ep2_group2"), "ep2_")
+    return [early, late, main]
