@@ -53,7 +53,8 @@ FIELDS: dict[str, Field] = {
     "data.name": Field(str, "cifar10 or cifar100 for the source cifar; of the data set for tfds"),
     "data.root": Field(str, "folder of the data, for the sources cifar and folder; data_dir of tfds"),
     "data.streamed": Field(bool, "whether images of a folder or tfds are decoded as they are needed"),
-    "data.image_size": Field(int, "side in pixels; images of a folder or tfds are resized to it", 1, 10**5),
+    "data.image_size": Field(int, "side in pixels; images of a folder or tfds are brought to it", 1, 10**5),
+    "data.preprocessing": Field(str, "how they are: squash, dks or standard"),
     "data.train_per_class": Field(int, "training images to take of each class, 0 for all", 0, COUNT_LIMIT),
     "data.test_per_class": Field(int, "held-out images to take of each class, 0 for all", 0, COUNT_LIMIT),
     "data.batch_size": Field(int, "images in a step, over all devices", 1, COUNT_LIMIT),
@@ -61,6 +62,10 @@ FIELDS: dict[str, Field] = {
     "data.padding": Field(int, "pixels added on every side before the random crop", 0, 10**5),
     "data.pad_mode": Field(str, "reflect or zero"),
     "data.flip": Field(bool, "whether to mirror half of the training images"),
+    "data.random_resized_crop": Field(bool, "whether training images are random parts; streamed only"),
+    "data.color_jitter": Field(
+        float, "largest change of brightness, contrast and saturation; streamed only", 0, 1
+    ),
     "data.mean": Field(float, "per channel, of pixels from 0 to 1", several=True),
     "data.std": Field(float, "per channel, of pixels from 0 to 1", above=0, several=True),
     "model.name": Field(str, "of the backbone; the other fields of model are its arguments"),

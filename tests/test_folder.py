@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dks_jax.data import folder
+from dks_jax.data.views import View
 from dks_jax.errors import InputError
 
 
@@ -37,7 +38,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_images_of_the_size_asked_for_are_untouched(root: Path):
-    data = load(str(root), 6)
+    data = load(str(root), View(6))
     assert data.class_names == ("cat", "dog")
     np.testing.assert_array_equal(data.train.images, [noise(1), noise(0)])
     np.testing.assert_array_equal(data.test.images, [noise(2), noise(3)])
@@ -51,14 +52,14 @@ def test_images_of_another_size_are_resized_bicubically(root: Path):
     pixels = noise(9, height=40, width=17)
     save(root / "train/cat/image.png", pixels)
     expected = Image.fromarray(pixels).resize((12, 12), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(load(str(root), 12).train.images[0], np.asarray(expected))
+    np.testing.assert_array_equal(load(str(root), View(12)).train.images[0], np.asarray(expected))
 
 
 def test_the_held_out_split_may_be_named_test_and_lack_classes(root: Path):
     (root / "val").rename(root / "test")
     (root / "test/cat/image.png").unlink()
     (root / "test/cat").rmdir()
-    assert load(str(root), 6).test.labels.tolist() == [1]
+    assert load(str(root), View(6)).test.labels.tolist() == [1]
 
 
 def test_lists_any_depth_in_path_order_and_skips_hidden_and_foreign_files(root: Path):
@@ -79,7 +80,7 @@ def test_lists_any_depth_in_path_order_and_skips_hidden_and_foreign_files(root: 
 def test_takes_the_first_images_of_every_class(root: Path):
     for name in ("bird", "cat", "dog"):
         save(root / "train" / name / "zz.png", noise(9))
-    everything, part = load(str(root), 6).train, load(str(root), 6, train_per_class=1).train
+    everything, part = load(str(root), View(6)).train, load(str(root), View(6), train_per_class=1).train
     first = np.unique(everything.labels, return_index=True)[1]
     assert part.labels.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(part.images, everything.images[first])
@@ -92,22 +93,24 @@ def test_decodes_every_format_as_pillow_does(tmp_path: Path, name: str):
     save(tmp_path / name, noise(2))
     with Image.open(tmp_path / name) as image:
         expected = np.asarray(image.convert("RGB"))
-    np.testing.assert_array_equal(folder.decode(tmp_path / name, 6), expected)
+    np.testing.assert_array_equal(folder.decode(tmp_path / name, View(6)), expected)
 
 
 def test_grey_palette_and_transparent_images_become_rgb(tmp_path: Path):
     grey = noise(4)[..., 0]
     save(tmp_path / "grey.pgm", grey)
-    np.testing.assert_array_equal(folder.decode(tmp_path / "grey.pgm", 6), np.stack([grey] * 3, axis=-1))
+    np.testing.assert_array_equal(
+        folder.decode(tmp_path / "grey.pgm", View(6)), np.stack([grey] * 3, axis=-1)
+    )
     transparent = np.dstack([noise(5), noise(6)[..., 0]])
     save(tmp_path / "transparent.png", transparent)
-    np.testing.assert_array_equal(folder.decode(tmp_path / "transparent.png", 6), transparent[..., :3])
+    np.testing.assert_array_equal(folder.decode(tmp_path / "transparent.png", View(6)), transparent[..., :3])
 
 
 def test_refuses_images_with_more_than_eight_bits_of_grey(tmp_path: Path):
     save(tmp_path / "deep.png", np.full((6, 6), 1000, dtype=np.uint16))
     with pytest.raises(InputError, match=r"deep\.png has the pixel mode I;16"):
-        folder.decode(tmp_path / "deep.png", 6)
+        folder.decode(tmp_path / "deep.png", View(6))
 
 
 def test_pillow_warnings_are_not_errors(root: Path, monkeypatch: pytest.MonkeyPatch):
@@ -120,26 +123,26 @@ def test_pillow_warnings_are_not_errors(root: Path, monkeypatch: pytest.MonkeyPa
         image.convert("RGB")
     # The 36 pixels of every image are now more than the size that Pillow warns of.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
-    assert load(str(root), 6).train.images.shape == (3, 6, 6, 3)
+    assert load(str(root), View(6)).train.images.shape == (3, 6, 6, 3)
 
 
 def test_a_decompression_bomb_is_named(root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(InputError, match=r"cat/image\.png cannot be decoded .*DecompressionBombError"):
-        load(str(root), 6)
+        load(str(root), View(6))
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
 def test_an_unreadable_image_is_named(root: Path, content: bytes):
     (root / "val/dog/image.png").write_bytes(content)
     with pytest.raises(InputError, match=r"val/dog/image\.png cannot be decoded"):
-        load(str(root), 6)
+        load(str(root), View(6))
 
 
 def test_a_link_to_nothing_is_named(root: Path):
     (root / "train/dog/lost.jpg").symlink_to(root / "absent.jpg")
     with pytest.raises(InputError, match=r"train/dog/lost\.jpg cannot be decoded"):
-        load(str(root), 6)
+        load(str(root), View(6))
 
 
 @pytest.fixture(scope="module", params=["jpg", "png", "bmp", "gif", "webp", "tif", "ppm"])
@@ -156,11 +159,11 @@ def test_a_truncated_image_is_an_input_error_or_whole(encoded: Path, data: st.Da
     path = encoded.with_stem("cut")
     path.write_bytes(content[:cut])
     try:
-        pixels = folder.decode(path, 16)
+        pixels = folder.decode(path, View(16))
     except InputError:
         return
     # Some formats end in bytes that no pixel needs.
-    np.testing.assert_array_equal(pixels, folder.decode(encoded, 16))
+    np.testing.assert_array_equal(pixels, folder.decode(encoded, View(16)))
 
 
 @pytest.mark.parametrize(
@@ -174,25 +177,25 @@ def test_a_truncated_image_is_an_input_error_or_whole(encoded: Path, data: st.Da
 def test_an_absent_folder_is_named(root: Path, missing: str, message: str):
     (root / missing).rename(root.with_name(f"{root.name}-moved-{missing}"))
     with pytest.raises(InputError, match=message):
-        load(str(root), 6)
+        load(str(root), View(6))
 
 
 def test_two_held_out_splits_are_refused(root: Path):
     (root / "test").mkdir()
     with pytest.raises(InputError, match="both test and val"):
-        load(str(root), 6)
+        load(str(root), View(6))
 
 
 def test_a_class_without_training_images_is_named(root: Path):
     save(root / "val/emu/image.png", noise(0))
     with pytest.raises(InputError, match="val/emu is no class of the training split"):
-        load(str(root), 6)
+        load(str(root), View(6))
 
 
 def test_an_empty_class_and_an_empty_split_are_named(root: Path):
     (root / "train/emu").mkdir()
     with pytest.raises(InputError, match="train/emu holds no image"):
-        load(str(root), 6)
+        load(str(root), View(6))
     (root / "bare").mkdir()
     with pytest.raises(InputError, match="bare holds no class folder"):
         folder.list_images(root / "bare", ("cat",))
@@ -206,7 +209,7 @@ def test_real_cifar10_images(tmp_path: Path):
         few = [member for member in tar if member.name.endswith(("/0000.jpg", "/0001.jpg", "/0002.jpg"))]
         tar.extractall(tmp_path, few, filter="data")
     (tmp_path / "train").symlink_to(tmp_path / "test")
-    data = load(str(tmp_path), 32)
+    data = load(str(tmp_path), View(32))
     assert data.class_names[:2] == ("airplane", "automobile")
     assert data.test.labels.tolist() == [label for label in range(10) for _ in range(3)]
     with Image.open(tmp_path / "test/ship/0001.jpg") as image:

@@ -96,7 +96,7 @@ with hosts.job(place):
     steps, state, feed, test = setting(Devices(), dtype=jnp.float64, norm_groups=4, drop_last=True)
     if sys.argv[3] == "streamed":
         split = images()
-        read = lambda index: (split.images[index], int(split.labels[index]))
+        read = lambda index, rng: (split.images[index], int(split.labels[index]))
         stored = StoredSplit(split.num_examples, split.image_shape, 0, read)
         feed = StreamedTrainingFeed(stored, feed.preparation, feed.epochs, feed.devices)
     for epoch in range(2):

@@ -22,6 +22,7 @@ from tensorflow_datasets.core.download import checksums, downloader
 
 from dks_jax.data import cifar, folder, tfds_source
 from dks_jax.data.images import Split
+from dks_jax.data.views import View
 from test_cifar import DATASETS, FOLDERS, batches, write_binary
 from test_tfds_source import arrays, edit, in_order, noise
 from web_server import serving
@@ -153,7 +154,7 @@ def test_cifar_through_tfds_equals_what_the_cifar_source_reads(name, places, mon
     publish(monkeypatch, name, write_archive(places.manual, name))
     assert run(name, places) == 0
     expected = cifar.load(str(places.manual / "unpacked"), name)
-    found = tfds_source.load(str(places.data), name, 32)
+    found = tfds_source.load(str(places.data), name, View(32))
     assert found.class_names == expected.class_names
     for ours, theirs in zip(arrays(found), (expected.train, expected.test), strict=True):
         assert isinstance(theirs, Split)
@@ -282,7 +283,7 @@ def test_what_is_not_there_is_downloaded_and_kept(places, address, monkeypatch):
     archive = write_archive(places.served, "cifar10")
     publish(monkeypatch, "cifar10", archive, f"{address}/{archive.name}")
     assert run("cifar10", places) == 0
-    assert tfds_source.load(str(places.data), "cifar10", 32).train.num_examples == 35
+    assert tfds_source.load(str(places.data), "cifar10", View(32)).train.num_examples == 35
     kept = [path for path in (places.data / "downloads").rglob("*") if path.is_file()]
     assert archive.read_bytes() in [path.read_bytes() for path in kept]
     assert not list((places.data / "downloads").rglob("*incomplete*"))
@@ -377,10 +378,10 @@ def test_imagenet_is_read_as_it_is_in_its_archives(places):
     assert result.stdout.count("\n") == 1
     # TensorFlow announces it unless it is told not to use it.
     assert "oneDNN" not in result.stderr
-    images = tfds_source.load(str(places.data), "imagenet2012", 32)
+    images = tfds_source.load(str(places.data), "imagenet2012", View(32))
     assert len(images.class_names) == 1000
     train_split, test_split = arrays(images)
     assert sorted(train_split.labels.tolist()) == [0, 0, 1]
     assert [images.class_names[label] for label in test_split.labels] == ["n01751748"]
     (places.manual / "photo.jpg").write_bytes(photo(3))
-    np.testing.assert_array_equal(test_split.images[0], folder.decode(places.manual / "photo.jpg", 32))
+    np.testing.assert_array_equal(test_split.images[0], folder.decode(places.manual / "photo.jpg", View(32)))

@@ -24,7 +24,7 @@ SPLIT = Split(RANDOM.integers(0, 256, (23, 8, 8, 3), np.uint8), RANDOM.integers(
 AUGMENTED = Preparation((0.5,) * 3, (0.25,) * 3, padding=2, flip=True)
 
 
-def stored(read=lambda index: (SPLIT.images[index], int(SPLIT.labels[index]))):
+def stored(read=lambda index, rng=None: (SPLIT.images[index], int(SPLIT.labels[index]))):
     return StoredSplit(SPLIT.num_examples, SPLIT.image_shape, 0, read)
 
 
@@ -79,7 +79,7 @@ def test_an_epoch_can_be_entered_at_any_batch(kind, first):
 def test_the_next_batches_are_decoded_while_one_is_worked_on():
     begun = []
     feed = StreamedTrainingFeed(
-        stored(lambda index: (begun.append(index), SPLIT.images[index], 0)[1:]),
+        stored(lambda index, rng: (begun.append(index), SPLIT.images[index], 0)[1:]),
         AUGMENTED,
         Epochs(23, 4, True, seed=0),
         Devices(),
@@ -106,7 +106,7 @@ def test_leaving_an_epoch_ends_its_threads():
 
 
 def test_an_image_that_cannot_be_read_is_reported():
-    def read(index):
+    def read(index, rng):
         if index == 11:
             raise InputError("image 11 is broken.")
         return SPLIT.images[index], 0

@@ -29,6 +29,7 @@ ORDER = [
     "data.tfds_source",
     "data.folder",
     "data.decoding",
+    "data.views",
     "data.digits",
     "data.images",
     "hosts",

@@ -21,6 +21,7 @@ from PIL import Image
 from dks_jax import train
 from dks_jax.data import cifar, decoding, folder, tfds_source
 from dks_jax.data.images import ImageData, Split
+from dks_jax.data.views import View
 from dks_jax.errors import InputError
 from runs import DIGITS, records, without_speed
 from test_cifar import DATASETS, FILES, NAMES, batches, pixels, write_binary
@@ -124,7 +125,7 @@ def edit(path: Path, before: str, after: str) -> None:
 
 
 def test_images_and_labels_are_those_that_were_prepared(tiny: Path):
-    data = tfds_source.load(str(tiny), "tiny", 6)
+    data = tfds_source.load(str(tiny), "tiny", View(6))
     train, test = arrays(data)
     assert data.class_names == ("apple", "bear", "clock")
     assert (data.train.num_examples, data.train.image_shape) == (20, (6, 6, 3))
@@ -149,7 +150,7 @@ def test_cifar_equals_what_the_cifar_source_reads_from_the_same_files(tmp_path: 
     features = {"image": IMAGE(shape=(32, 32, 3)), "label": LABEL(names=NAMES[name])}
     prepare(tmp_path, {"train": examples(*train), "test": examples(test)}, features=features)
     expected = cifar.load(str(tmp_path), name)
-    data = tfds_source.load(str(tmp_path), "tiny", 32)
+    data = tfds_source.load(str(tmp_path), "tiny", View(32))
     assert data.class_names == expected.class_names
     for ours, theirs in zip(arrays(data), (expected.train, expected.test), strict=True):
         assert isinstance(theirs, Split)
@@ -171,7 +172,8 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 from dks_jax.data import tfds_source
-data = tfds_source.load({str(tiny)!r}, "tiny", 4)
+from dks_jax.data.views import View
+data = tfds_source.load({str(tiny)!r}, "tiny", View(4))
 assert data.train.in_memory().images.shape == (20, 4, 4, 3)
 assert data.test.in_memory().images.shape == (5, 4, 4, 3)
 assert not [name for name in sys.modules if name.partition(".")[0] == "tensorflow"]
@@ -182,7 +184,7 @@ assert not [name for name in sys.modules if name.partition(".")[0] == "tensorflo
 def test_eight_threads_read_what_one_reads(tiny: Path, monkeypatch: pytest.MonkeyPatch):
     # Two readers for three files: threads close each other's all the time.
     monkeypatch.setattr(tfds_source, "OPEN_FILES", 2)
-    split = tfds_source.load(str(tiny), "tiny", 6).train
+    split = tfds_source.load(str(tiny), "tiny", View(6)).train
     assert not isinstance(split, Split)
     order = np.random.default_rng(0).integers(0, 20, 2000).tolist()
     serial = [split.read(index) for index in range(20)]
@@ -195,7 +197,7 @@ def test_eight_threads_read_what_one_reads(tiny: Path, monkeypatch: pytest.Monke
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc/self/fd to count open files")
 def test_few_files_are_open_at_once(tiny: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tfds_source, "OPEN_FILES", 1)
-    split = tfds_source.load(str(tiny), "tiny", 6).train
+    split = tfds_source.load(str(tiny), "tiny", View(6)).train
     assert not isinstance(split, Split)
     for index in range(20):
         split.read(index)
@@ -208,8 +210,8 @@ def test_images_of_another_size_are_resized_as_those_of_a_folder(tmp_path: Path)
     (tmp_path / "photo.jpg").write_bytes(photo)
     features = {"image": IMAGE(), "label": LABEL(num_classes=2)}
     prepare(tmp_path, {name: [{"image": photo, "label": 0}] for name in ("train", "test")}, features=features)
-    image, _ = tfds_source.load(str(tmp_path), "tiny", 12).train.read(0)
-    np.testing.assert_array_equal(image, folder.decode(tmp_path / "photo.jpg", 12))
+    image, _ = tfds_source.load(str(tmp_path), "tiny", View(12)).train.read(0)
+    np.testing.assert_array_equal(image, folder.decode(tmp_path / "photo.jpg", View(12)))
 
 
 def test_a_data_set_of_grey_images_has_one_channel(tmp_path: Path):
@@ -217,7 +219,7 @@ def test_a_data_set_of_grey_images_has_one_channel(tmp_path: Path):
     features = {"image": IMAGE(shape=(6, 6, 1)), "label": LABEL(num_classes=2)}
     examples = [{"image": encoded(grey), "label": 1}]
     prepare(tmp_path, {"train": examples, "test": examples}, features=features)
-    data = tfds_source.load(str(tmp_path), "tiny", 6)
+    data = tfds_source.load(str(tmp_path), "tiny", View(6))
     assert data.train.image_shape == (6, 6, 1)
     np.testing.assert_array_equal(data.train.read(0)[0], grey[..., None])
 
@@ -230,63 +232,65 @@ def test_images_of_any_mode_become_rgb(tmp_path: Path, mode: str):
         assert opened.mode == mode
         expected = np.asarray(opened.convert("RGB"))
     prepare(tmp_path, {name: [example(0) | {"image": image}] for name in ("train", "test")})
-    np.testing.assert_array_equal(tfds_source.load(str(tmp_path), "tiny", 6).train.read(0)[0], expected)
+    np.testing.assert_array_equal(tfds_source.load(str(tmp_path), "tiny", View(6)).train.read(0)[0], expected)
 
 
 def test_grey_is_what_pillow_makes_of_colours():
     expected = np.asarray(Image.fromarray(noise(6)).convert("L"))[..., None]
-    np.testing.assert_array_equal(decoding.decode(io.BytesIO(encoded(noise(6))), 6, channels=1), expected)
+    np.testing.assert_array_equal(
+        decoding.decode(io.BytesIO(encoded(noise(6))), View(6, channels=1)), expected
+    )
 
 
 def test_the_newest_version_is_read_unless_one_is_named(tmp_path: Path):
     for count, version in enumerate(["9.0.0", "10.0.0", "1.2.3"], start=1):
         examples = [example(seed) for seed in range(count)]
         prepare(tmp_path, {"train": examples, "test": examples}, version=version)
-    assert tfds_source.load(str(tmp_path), "tiny", 6).train.num_examples == 2
-    assert tfds_source.load(str(tmp_path), "tiny:9.0.0", 6).train.num_examples == 1
-    assert tfds_source.load(str(tmp_path), "tiny:1.2.3", 6).train.num_examples == 3
+    assert tfds_source.load(str(tmp_path), "tiny", View(6)).train.num_examples == 2
+    assert tfds_source.load(str(tmp_path), "tiny:9.0.0", View(6)).train.num_examples == 1
+    assert tfds_source.load(str(tmp_path), "tiny:1.2.3", View(6)).train.num_examples == 3
 
 
 def test_a_configuration_is_named_after_a_slash(tmp_path: Path):
     for count, config in enumerate(["32x32", "64x64"], start=1):
         examples = [example(seed) for seed in range(count)]
         prepare(tmp_path, {"train": examples, "test": examples}, config=config)
-    assert tfds_source.load(str(tmp_path), "tiny/32x32", 6).train.num_examples == 1
-    assert tfds_source.load(str(tmp_path), "tiny/64x64:1.0.0", 6).train.num_examples == 2
+    assert tfds_source.load(str(tmp_path), "tiny/32x32", View(6)).train.num_examples == 1
+    assert tfds_source.load(str(tmp_path), "tiny/64x64:1.0.0", View(6)).train.num_examples == 2
     with pytest.raises(
         InputError, match=r"does not hold 'tiny', only tiny/32x32:1\.0\.0, tiny/64x64:1\.0\.0: "
     ):
-        tfds_source.load(str(tmp_path), "tiny", 6)
+        tfds_source.load(str(tmp_path), "tiny", View(6))
 
 
 def test_an_empty_root_is_the_default_of_tfds(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tiny))
-    assert tfds_source.load("", "tiny", 6).train.num_examples == 20
+    assert tfds_source.load("", "tiny", View(6)).train.num_examples == 20
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "tensorflow_datasets").symlink_to(tiny)
-    assert tfds_source.load("", "tiny", 6).train.num_examples == 20
+    assert tfds_source.load("", "tiny", View(6)).train.num_examples == 20
 
 
 def test_validation_is_held_out_where_there_is_no_test(tmp_path: Path):
     prepare(tmp_path, {"train": [example(0)], "validation": [example(1)]})
-    np.testing.assert_array_equal(tfds_source.load(str(tmp_path), "tiny", 6).test.read(0)[0], noise(1))
+    np.testing.assert_array_equal(tfds_source.load(str(tmp_path), "tiny", View(6)).test.read(0)[0], noise(1))
 
 
 def test_validation_is_held_out_where_the_test_split_has_no_labels(tmp_path: Path):
     unlabelled = [example(2) | {"label": -1}]
     prepare(tmp_path, {"train": [example(0)], "validation": [example(1)], "test": unlabelled})
-    np.testing.assert_array_equal(tfds_source.load(str(tmp_path), "tiny", 6).test.read(0)[0], noise(1))
+    np.testing.assert_array_equal(tfds_source.load(str(tmp_path), "tiny", View(6)).test.read(0)[0], noise(1))
 
 
 def test_validation_is_left_out_where_there_is_a_test_split(tmp_path: Path):
     prepare(tmp_path, {"train": [example(0)], "validation": [example(1)], "test": [example(2)]})
-    np.testing.assert_array_equal(tfds_source.load(str(tmp_path), "tiny", 6).test.read(0)[0], noise(2))
+    np.testing.assert_array_equal(tfds_source.load(str(tmp_path), "tiny", View(6)).test.read(0)[0], noise(2))
 
 
 def test_the_label_is_the_declared_one(tmp_path: Path):
     prepare(tmp_path, {"train": [example(3)], "test": [example(3)]}, supervised=("image", "coarse_label"))
-    data = tfds_source.load(str(tmp_path), "tiny", 6)
+    data = tfds_source.load(str(tmp_path), "tiny", View(6))
     assert data.train.read(0)[1] == 1
     assert data.class_names == ("0", "1")
 
@@ -295,7 +299,7 @@ def test_an_only_image_and_label_need_no_declaration(tmp_path: Path):
     features = {"picture": IMAGE(), "note": tfds.features.Text(), "kind": LABEL(num_classes=4)}
     examples = [{"picture": encoded(noise(1)), "note": "", "kind": 3}]
     prepare(tmp_path, {"train": examples, "test": examples}, features=features, supervised=None)
-    image, label = tfds_source.load(str(tmp_path), "tiny", 6).train.read(0)
+    image, label = tfds_source.load(str(tmp_path), "tiny", View(6)).train.read(0)
     np.testing.assert_array_equal(image, noise(1))
     assert label == 3
 
@@ -304,7 +308,7 @@ def test_loading_reads_the_first_record_of_a_split_alone(root: Path):
     _, *others = sorted(files(root).glob("tiny-train*"))
     for path in others:
         path.write_bytes(bytes(path.stat().st_size))
-    data = tfds_source.load(str(root), "tiny", 6)
+    data = tfds_source.load(str(root), "tiny", View(6))
     with pytest.raises(InputError, match=r"^Record 19 of the split train of tiny:1\.0\.0 cannot be read"):
         data.train.read(19)
 
@@ -316,13 +320,13 @@ def test_nothing_that_the_files_name_is_imported(root: Path, monkeypatch: pytest
     # The `id` is a feature that is not read.
     edit(files(root) / "features.json", "tensorflow_datasets.core.features.text_feature.Text", "harm.Text")
     edit(files(root) / "dataset_info.json", '"moduleName": "test_tfds_source"', '"moduleName": "harm"')
-    assert tfds_source.load(str(root), "tiny", 6).train.in_memory().images.shape == (20, 6, 6, 3)
+    assert tfds_source.load(str(root), "tiny", View(6)).train.in_memory().images.shape == (20, 6, 6, 3)
     assert "harm" not in sys.modules
     assert not (root / "harm_was_done").exists()
 
 
 def test_the_checksum_tells_other_data_and_no_other_place(tiny: Path, root: Path, tmp_path: Path):
-    data, moved = (tfds_source.load(str(place), "tiny", 6) for place in (tiny, root))
+    data, moved = (tfds_source.load(str(place), "tiny", View(6)) for place in (tiny, root))
     assert (data.train.checksum, data.test.checksum) == (moved.train.checksum, moved.test.checksum)
     assert data.train.checksum != data.test.checksum
     seen = {data.train.checksum}
@@ -330,16 +334,16 @@ def test_the_checksum_tells_other_data_and_no_other_place(tiny: Path, root: Path
         examples = [example(seed) for seed in seeds]
         other = tmp_path / f"{version}-{seeds}"
         prepare(other, {"train": examples, "test": examples}, version=version, num_shards=3)
-        seen.add(tfds_source.load(str(other), "tiny", 6).train.checksum)
+        seen.add(tfds_source.load(str(other), "tiny", View(6)).train.checksum)
     edit(files(root) / "label.labels.txt", "apple", "pear")
-    seen.add(tfds_source.load(str(root), "tiny", 6).train.checksum)
+    seen.add(tfds_source.load(str(root), "tiny", View(6)).train.checksum)
     assert len(seen) == 5
 
 
 def refuse(root: Path, name: str, sentence: str) -> None:
     """Loading raises InputError with one sentence that matches."""
     with pytest.raises(InputError, match=sentence) as caught:
-        tfds_source.load(str(root), name, 6)
+        tfds_source.load(str(root), name, View(6))
     assert "\n" not in str(caught.value)
 
 
@@ -435,7 +439,7 @@ def test_an_image_without_a_label_is_named(tmp_path: Path):
         match=r"`data.name` must be a data set whose images all have a label; image 0 of the split train of "
         r"tiny:1\.0\.0 has the label -1, which is none of its 3 classes\.$",
     ):
-        tfds_source.load(str(tmp_path), "tiny", 6).train.read(0)
+        tfds_source.load(str(tmp_path), "tiny", View(6)).train.read(0)
 
 
 @pytest.mark.parametrize(
@@ -451,7 +455,7 @@ def test_an_image_without_a_label_is_named(tmp_path: Path):
 )
 def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path, image: bytes, finding: str):
     prepare(tmp_path, {"train": [example(0) | {"image": image}], "test": [example(1)]})
-    split = tfds_source.load(str(tmp_path), "tiny", 6).train
+    split = tfds_source.load(str(tmp_path), "tiny", View(6)).train
     with pytest.raises(
         InputError, match=rf"^Image 0 of the split train of tiny:1\.0\.0 {finding}.*{remedy(tmp_path)}"
     ):
@@ -505,7 +509,7 @@ def test_more_records_than_a_file_holds_are_refused(root: Path):
     info = json.loads(path.read_text())
     info["splits"][0]["shardLengths"][0] = "1000"
     path.write_text(json.dumps(info))
-    split = tfds_source.load(str(root), "tiny", 6).train
+    split = tfds_source.load(str(root), "tiny", View(6)).train
     with pytest.raises(InputError, match=r"^Record 999 of the split train of tiny:1\.0\.0 cannot be read"):
         split.read(999)
 
@@ -515,7 +519,7 @@ def test_more_records_than_a_file_holds_are_refused(root: Path):
 def test_a_damaged_file_of_records_is_an_input_error_or_yields_the_images(tiny: Path, data: st.DataObject):
     path = sorted(files(tiny).glob("tiny-train*"))[0]
     whole = path.read_bytes()
-    expected = tfds_source.load(str(tiny), "tiny", 6).train
+    expected = tfds_source.load(str(tiny), "tiny", View(6)).train
     if data.draw(st.booleans()):
         damaged = whole[: data.draw(st.integers(0, len(whole) - 1))]
     else:
@@ -526,7 +530,7 @@ def test_a_damaged_file_of_records_is_an_input_error_or_yields_the_images(tiny: 
     reason = ""
     try:
         path.write_bytes(damaged)
-        read, number = tfds_source.load(str(tiny), "tiny", 6).train.read(0)
+        read, number = tfds_source.load(str(tiny), "tiny", View(6)).train.read(0)
     except InputError as error:
         reason = str(error)
     finally:
@@ -550,7 +554,7 @@ def test_a_changed_byte_of_a_description_is_an_input_error_or_yields_images(
     byte = data.draw(st.binary(min_size=1, max_size=1))
     try:
         path.write_bytes(whole[:position] + byte + whole[position + 1 :])
-        image, _ = tfds_source.load(str(tiny), "tiny", 6).train.read(0)
+        image, _ = tfds_source.load(str(tiny), "tiny", View(6)).train.read(0)
     except InputError:
         return
     finally:

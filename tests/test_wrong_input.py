@@ -44,6 +44,27 @@ WRONG_FIELDS = {
     "infinity in a tuple": ("data.mean=(1e400,)", "`data.mean` must be finite; got (inf,)"),
     "pad mode": ("data.pad_mode=wrap", "`data.pad_mode` must be one of reflect, zero; got 'wrap'"),
     "padding": ("data.padding=8", "`data.padding` must be below the image size, 8; got 8"),
+    "preprocessing": (
+        "data.preprocessing=crop",
+        "`data.preprocessing` must be one of squash, dks, standard; got 'crop'",
+    ),
+    "random crops of digits": (
+        "data.random_resized_crop=True",
+        "`data.random_resized_crop` must be False for the source digits, whose images are in memory; "
+        "got True",
+    ),
+    "colours of a folder in memory": (
+        "data.source=folder data.root=. data.color_jitter=0.4",
+        "`data.color_jitter` must be 0 where images are decoded once, or set data.streamed=True; got 0.4",
+    ),
+    "two random crops": (
+        "data.source=folder data.root=. data.streamed=True data.random_resized_crop=True",
+        "`data.padding` must be 0 where `data.random_resized_crop` is set, which is the crop then; got 1",
+    ),
+    "too much colour": (
+        "data.color_jitter=1.5",
+        "`data.color_jitter` must be at least 0 and at most 1; got 1.5",
+    ),
     "no image size": ("data.image_size=0", "`data.image_size` must be at least 1 and at most 100000; got 0"),
     "image size": ("data.image_size=16", "`data.image_size` must be 8 for the source digits"),
     "too many per class": ("data.train_per_class=1000", "`data.train_per_class` must be at most 139"),

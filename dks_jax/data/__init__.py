@@ -9,36 +9,63 @@ from dks_jax.configuration import Config
 from dks_jax.data import cifar, digits, folder, tfds_source
 from dks_jax.data.augment import PAD_MODES
 from dks_jax.data.feed import Epochs, Feed, Placement
-from dks_jax.data.images import ImageData, Split, StoredSplit
+from dks_jax.data.images import HeldOut, ImageData, Split, StoredSplit
 from dks_jax.data.preparation import Preparation
 from dks_jax.data.resident import EvaluationFeed, TrainingFeed
 from dks_jax.data.streamed import StreamedEvaluationFeed, StreamedTrainingFeed
+from dks_jax.data.views import PREPROCESSING, View
 from dks_jax.errors import InputError
 
 
 class Source(NamedTuple):
     """How to load a data set from `config.data`.
 
-    image_size: side of its images in pixels; 0 where they are resized to `data.image_size`.
+    load: its training and its held-out split.
+    load_held_out: the latter alone, also where there is no other.
+    image_size: side of its images in pixels; 0 where `data.preprocessing` brings them to `data.image_size`.
     channels: of its images; 0 where only the data tell.
     """
 
     load: Callable[[Config], ImageData]
+    load_held_out: Callable[[Config], HeldOut]
     image_size: int
     channels: int
 
 
+def _view(config: Config) -> View:
+    return View(
+        config.image_size,
+        preprocessing=config.preprocessing,
+        random_resized_crop=config.random_resized_crop,
+        color_jitter=config.color_jitter,
+    )
+
+
 SOURCES = {
-    "digits": Source(lambda config: digits.load(), 8, 1),
-    "cifar": Source(lambda config: cifar.load(config.root, config.name), 32, 3),
+    "digits": Source(
+        lambda config: digits.load(),
+        lambda config: digits.load().held_out,
+        8,
+        1,
+    ),
+    "cifar": Source(
+        lambda config: cifar.load(config.root, config.name),
+        lambda config: cifar.load(config.root, config.name).held_out,
+        32,
+        3,
+    ),
     "folder": Source(
-        lambda config: folder.load(
-            config.root, config.image_size, config.train_per_class, config.test_per_class
-        ),
+        lambda config: folder.load(config.root, _view(config), config.train_per_class, config.test_per_class),
+        lambda config: folder.load_held_out(config.root, _view(config), config.test_per_class),
         0,
         3,
     ),
-    "tfds": Source(lambda config: tfds_source.load(config.root, config.name, config.image_size), 0, 0),
+    "tfds": Source(
+        lambda config: tfds_source.load(config.root, config.name, _view(config)),
+        lambda config: tfds_source.load_held_out(config.root, config.name, _view(config)),
+        0,
+        0,
+    ),
 }
 
 
@@ -67,6 +94,7 @@ def check(config: Config) -> None:
                     f"`data.{name}` must be 0 where tfds is streamed, since only reading tells the classes; "
                     f"got {config[name]}."
                 )
+    _check_view(config, source)
     if source.channels:
         _check_channels(config, source.channels)
     if config.pad_mode not in PAD_MODES:
@@ -74,6 +102,26 @@ def check(config: Config) -> None:
     if config.padding >= config.image_size:
         raise InputError(
             f"`data.padding` must be below the image size, {config.image_size}; got {config.padding}."
+        )
+
+
+def _check_view(config: Config, source: Source) -> None:
+    if config.preprocessing not in PREPROCESSING:
+        raise InputError(
+            f"`data.preprocessing` must be one of {', '.join(PREPROCESSING)}; got {config.preprocessing!r}."
+        )
+    for name, none in (("random_resized_crop", False), ("color_jitter", 0)):
+        if config[name] == none or config.streamed:
+            continue
+        if source.image_size:
+            where, remedy = f"for the source {config.source}, whose images are in memory", ""
+        else:
+            where, remedy = "where images are decoded once", ", or set data.streamed=True"
+        raise InputError(f"`data.{name}` must be {none} {where}{remedy}; got {config[name]}.")
+    if config.random_resized_crop and config.padding:
+        raise InputError(
+            "`data.padding` must be 0 where `data.random_resized_crop` is set, which is the crop then; got "
+            f"{config.padding}."
         )
 
 
@@ -95,6 +143,17 @@ def load(config: Config) -> ImageData:
     images = SOURCES[config.source].load(config)
     _check_channels(config, images.train.image_shape[-1])
     return images if config.streamed else images.in_memory(config.train_per_class, config.test_per_class)
+
+
+def load_held_out(config: Config) -> HeldOut:
+    """The held-out images alone, as `load` gives them; no training images are needed.
+
+    Raises:
+      InputError: the images are absent or damaged, or too few for `test_per_class`.
+    """
+    held_out = SOURCES[config.source].load_held_out(config)
+    _check_channels(config, held_out.split.image_shape[-1])
+    return held_out if config.streamed else held_out.in_memory(config.test_per_class)
 
 
 def make_feeds(

@@ -117,6 +117,12 @@ class Epochs(NamedTuple):
         permutation = np.random.default_rng([self.seed, epoch]).permutation(self.num_examples)
         return permutation.astype(np.int32)
 
+    def generator(self, epoch: int, index: int) -> np.random.Generator:
+        """Random numbers for an example that is augmented as it is read; depends on seed, epoch and index."""
+        # The 1 tells it from the generator of the order: NumPy takes [seed, epoch] and [seed, epoch, 0] for
+        # the same.
+        return np.random.default_rng([self.seed, epoch, index, 1])
+
     def key(self, epoch: int | jax.Array) -> jax.Array:
         """PRNG key of an epoch's augmentation."""
         return jax.random.fold_in(jax.random.key(self.seed), epoch)

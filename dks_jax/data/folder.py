@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from dks_jax.data import decoding
-from dks_jax.data.images import ImageData, StoredSplit, first_per_class
+from dks_jax.data.images import HeldOut, ImageData, StoredSplit, UnreadableError, first_per_class
+from dks_jax.data.views import UndecodableError, View
 from dks_jax.errors import InputError
 
 EXTENSIONS = frozenset(
@@ -16,36 +17,43 @@ EXTENSIONS = frozenset(
 HELD_OUT_NAMES = ("test", "val")
 
 
-def load(root: str, image_size: int, train_per_class: int = 0, test_per_class: int = 0) -> ImageData:
+def load(root: str, view: View, train_per_class: int = 0, test_per_class: int = 0) -> ImageData:
     """Lists root/train and root/test (or root/val), read as uint8 [image_size, image_size, 3] in RGB.
 
     Of every class the first train_per_class and test_per_class images are taken, 0 for all.
 
-    The classes are the sorted class folders of train. An image that cannot be decoded raises InputError
-    when it is read.
+    The classes are the sorted class folders of train. An image that cannot be decoded raises
+    UnreadableError when it is read.
 
     Raises InputError for an absent root or split, both test and val, a held-out class that train lacks and
     a class without images.
     """
+    test, names = load_held_out(root, view, test_per_class)
+    folder = Path(os.path.expanduser(root))
+    train = _first(folder, "train", names, view, count=train_per_class, field="train_per_class")
+    return ImageData(train, test, names)
+
+
+def load_held_out(root: str, view: View, test_per_class: int = 0) -> HeldOut:
+    """Lists root/test (or root/val) as `load` does, whether or not there is a root/train.
+
+    Where there is none, the classes are the sorted class folders of the held-out split.
+
+    Raises InputError as `load` does, but for the images of train.
+    """
     folder = Path(os.path.expanduser(root))
     if not folder.is_dir():
         raise InputError(
-            f"`data.root` must be a folder that holds train and test (or val); there is no folder {root!r}."
+            "`data.root` must be a folder that holds test (or val) and, for training, train; there is no "
+            f"folder {root!r}."
         )
-    held_out = [name for name in HELD_OUT_NAMES if (folder / name).is_dir()]
-    if len(held_out) != 1:
-        found = "both test and val" if held_out else "neither test nor val"
-        raise InputError(f"`data.root` must hold exactly one of test and val; {root} holds {found}.")
-    names = class_names(folder / "train")
-
-    def keep(split: str, count: int, field: str) -> StoredSplit:
-        paths, labels = list_images(folder / split, names)
-        kept = first_per_class(labels, count, names, field)
-        return _stored([paths[i] for i in kept], labels[kept], folder, image_size)
-
-    train = keep("train", train_per_class, "train_per_class")
-    test = keep(held_out[0], test_per_class, "test_per_class")
-    return ImageData(train, test, names)
+    found = [name for name in HELD_OUT_NAMES if (folder / name).is_dir()]
+    if len(found) != 1:
+        finding = "both test and val" if found else "neither test nor val"
+        raise InputError(f"`data.root` must hold exactly one of test and val; {root} holds {finding}.")
+    names = class_names(folder / ("train" if (folder / "train").is_dir() else found[0]))
+    split = _first(folder, found[0], names, view, count=test_per_class, field="test_per_class")
+    return HeldOut(split, names)
 
 
 def class_names(split_folder: Path) -> tuple[str, ...]:
@@ -89,15 +97,15 @@ def list_images(split_folder: Path, names: tuple[str, ...]) -> tuple[list[Path],
     return paths, np.array(labels, dtype=np.int32)
 
 
-def decode(path: Path, image_size: int) -> np.ndarray:
+def decode(path: Path, view: View, rng: np.random.Generator | None = None) -> np.ndarray:
     """Decodes one image file to uint8 [image_size, image_size, 3] in RGB; see `decoding.decode`.
 
-    Raises InputError naming the file where it cannot be decoded or has more than 8 bits of grey.
+    Raises UnreadableError naming the file where it cannot be decoded or has more than 8 bits of grey.
     """
     try:
-        return decoding.decode(path, image_size)
-    except decoding.UndecodableError as error:
-        raise InputError(f"{path} {error}; replace it or remove it.") from error
+        return decoding.decode(path, view, rng)
+    except UndecodableError as error:
+        raise UnreadableError(str(path), f"{path} {error}; replace it or remove it.") from error
 
 
 def _is_image(path: Path, split_folder: Path) -> bool:
@@ -107,14 +115,26 @@ def _is_image(path: Path, split_folder: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not hidden and not path.is_dir()
 
 
-def _stored(paths: list[Path], labels: np.ndarray, root: Path, image_size: int) -> StoredSplit:
+def _first(
+    root: Path, split: str, names: tuple[str, ...], view: View, *, count: int, field: str
+) -> StoredSplit:
+    """The first `count` images of every class of a split, 0 for all."""
+    paths, labels = list_images(root / split, names)
+    kept = first_per_class(labels, count, names, field)
+    return _stored([paths[i] for i in kept], labels[kept], root, view)
+
+
+def _stored(paths: list[Path], labels: np.ndarray, root: Path, view: View) -> StoredSplit:
     """The listed images; their checksum is of names and sizes in bytes."""
     listing = "".join(f"{path.relative_to(root)} {_size(path)}\n" for path in paths)
 
-    def read(index: int) -> tuple[np.ndarray, int]:
-        return decode(paths[index], image_size), int(labels[index])
+    def read(index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
+        return decode(paths[index], view, rng), int(labels[index])
 
-    return StoredSplit(len(paths), (image_size, image_size, 3), zlib.crc32(os.fsencode(listing)), read)
+    def name(index: int) -> str:
+        return paths[index].relative_to(root).as_posix()
+
+    return StoredSplit(len(paths), view.shape, zlib.crc32(os.fsencode(listing)), read, name)
 
 
 def _size(path: Path) -> int:

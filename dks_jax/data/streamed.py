@@ -6,7 +6,7 @@ those of the resident feeds, bit for bit, whatever the number of threads, device
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -57,7 +57,11 @@ class StreamedTrainingFeed:
         order, size = self.epochs.order(epoch), self.epochs.batch_size
         batches = [order[i * size : (i + 1) * size] for i in range(first, self.epochs.steps)]
         replicated = self.devices.replicate({"epoch": np.int32(epoch)})
-        arrays = _read_batches(self.split, batches, self.devices, self.num_threads)
+
+        def read(index: int) -> tuple[np.ndarray, int]:
+            return self.split.read(index, self.epochs.generator(epoch, index))
+
+        arrays = _read_batches(read, batches, self.devices, self.num_threads)
         for i, (indices, divided) in enumerate(zip(batches, arrays, strict=True)):
             yield Chunk(divided | replicated, first + i, 1, len(indices))
 
@@ -99,7 +103,12 @@ class StreamedEvaluationFeed:
         del epoch
         size = self.batch_size
         batches = [np.arange(i * size, (i + 1) * size) for i in range(first, self.steps_per_epoch)]
-        arrays = _read_batches(self.split, batches, self.devices, self.num_threads)
+        blank = np.zeros(self.split.image_shape, np.uint8), 0
+
+        def read(index: int) -> tuple[np.ndarray, int]:
+            return self.split.read(index) if index < self.num_examples else blank
+
+        arrays = _read_batches(read, batches, self.devices, self.num_threads)
         for i, divided in enumerate(arrays, start=first):
             yield Chunk(divided, i, 1, size)
 
@@ -111,17 +120,12 @@ class StreamedEvaluationFeed:
 
 
 def _read_batches(
-    split: StoredSplit, batches: Iterable[np.ndarray], devices: Placement, num_threads: int | None
+    read: Callable[[int], tuple[np.ndarray, int]],
+    batches: Iterable[np.ndarray],
+    devices: Placement,
+    num_threads: int | None,
 ) -> Iterator[dict[str, jax.Array]]:
-    """The "images", "labels" and "indices" of every batch, divided over the devices.
-
-    An index beyond the examples gives a black image with label 0.
-    """
-    blank = np.zeros(split.image_shape, np.uint8), 0
-
-    def read(index: int) -> tuple[np.ndarray, int]:
-        return split.read(index) if index < split.num_examples else blank
-
+    """The "images", "labels" and "indices" of every batch, divided over the devices."""
     pool = ThreadPoolExecutor(num_threads or len(os.sched_getaffinity(0)))
     waiting = deque()
     batches = iter(batches)

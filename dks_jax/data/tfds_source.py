@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dks_jax.data import decoding
-from dks_jax.data.images import ImageData, StoredSplit
+from dks_jax.data.images import HeldOut, ImageData, StoredSplit, UnreadableError
+from dks_jax.data.views import UndecodableError, View
 from dks_jax.errors import InputError
 
 NAME = re.compile(r"(?P<name>\w+)(?:/(?P<config>[\w.+-]+))?(?::(?P<version>\d+\.\d+\.\d+))?")
@@ -48,6 +49,7 @@ class Prepared(NamedTuple):
     name: with config and version, e.g. "cifar100:3.0.2".
     remedy: what to do where its files are damaged.
     image, label: the features of a record that are the image and its class.
+    has_file_names: whether a record has the name that the image had as a file, e.g. in imagenet2012.
     channels: of the images, 3 (RGB) or 1 (grey).
     class_names: in label order.
     splits: by name; those without records are left out.
@@ -57,39 +59,55 @@ class Prepared(NamedTuple):
     remedy: str
     image: str
     label: str
+    has_file_names: bool
     channels: int
     class_names: tuple[str, ...]
     splits: dict[str, Shards]
 
 
-def load(root: str, name: str, image_size: int) -> ImageData:
+class Example(NamedTuple):
+    """What a record holds: the image as it was encoded, its class, and the name of its file or ""."""
+
+    encoded: bytes
+    label: int
+    file_name: str
+
+
+def load(root: str, name: str, view: View) -> ImageData:
     """The images of a data set for classification, read as uint8 [image_size, image_size, channels].
 
-    Channels are 3 (RGB), or 1 where the data set says so, e.g. mnist. Images of another size are resized as
-    those of a folder are. The training split is "train". The held-out split is "test", or "validation" where
-    "test" is absent or its first image has no label, as in imagenet2012. Image and label are the two
-    features that the data set declares for supervised learning, e.g. the fine label of cifar100, or else the
-    only image and the only class label that it has.
+    Channels are 3 (RGB), or 1 where the data set says so, e.g. mnist, whatever the view says. The training
+    split is "train". The held-out split is "test", or "validation" where "test" is absent or its first image
+    has no label, as in imagenet2012. Image and label are the two features that the data set declares for
+    supervised learning, e.g. the fine label of cifar100, or else the only image and the only class label that
+    it has.
 
     Args:
       root: the folder in which tfds prepares data sets; empty for its default, which TFDS_DATA_DIR of the
         environment names, or else ~/tensorflow_datasets.
       name: as tfds has it, e.g. "cifar100", "cifar100:3.0.2" or "imagenet_resized/32x32"; without a version
         the newest one that is prepared.
-      image_size: side of the images in pixels.
+      view: size of the images, and which part of them is seen.
 
     Raises:
       InputError: the data set is not prepared, or not as array_record files; it has no image, class label or
         split as described; its files are absent or damaged; a package of the extra `tfds` is not installed.
     """
-    require("tensorflow_datasets", "array_record", extra="tfds")
     prepared = describe(root, name)
     if "train" not in prepared.splits:
         raise _lacks_split(prepared, "a split train")
-    for held_out in HELD_OUT_NAMES:
-        if held_out in prepared.splits and _examples(prepared, held_out)(0)[1] >= 0:
-            train, test = (_stored(prepared, split, image_size) for split in ("train", held_out))
-            return ImageData(train, test, prepared.class_names)
+    return ImageData(_stored(prepared, "train", view), *_held_out(prepared, view))
+
+
+def load_held_out(root: str, name: str, view: View) -> HeldOut:
+    """The held-out split alone, also of a data set that has no other; arguments and errors as of `load`."""
+    return _held_out(describe(root, name), view)
+
+
+def _held_out(prepared: Prepared, view: View) -> HeldOut:
+    for split in HELD_OUT_NAMES:
+        if split in prepared.splits and _examples(prepared, split)(0).label >= 0:
+            return HeldOut(_stored(prepared, split, view), prepared.class_names)
     raise _lacks_split(prepared, f"a split {' or '.join(HELD_OUT_NAMES)} with labels")
 
 
@@ -150,6 +168,7 @@ def describe(root: str, name: str) -> Prepared:
     Raises:
       InputError: as `load` does, but for the splits and the records.
     """
+    require("tensorflow_datasets", "array_record", extra="tfds")
     from tensorflow_datasets.core import proto
 
     # Its classes are made at run time, and no type checker knows them.
@@ -175,6 +194,7 @@ def describe(root: str, name: str) -> Prepared:
         remedy,
         image,
         label,
+        has_file_names="file_name" in features and features["file_name"].HasField("text"),
         channels=1 if features[image].image.shape.dimensions[-1:] == [1] else 3,
         class_names=_class_names(
             folder / f"{label}.labels.txt", features[label].class_label.num_classes, remedy
@@ -262,36 +282,38 @@ def _lacks_split(prepared: Prepared, missing: str) -> InputError:
     return InputError(f"`data.name` must be a data set with {missing}; {prepared.name} has {found}.")
 
 
-def _stored(prepared: Prepared, split: str, image_size: int) -> StoredSplit:
+def _stored(prepared: Prepared, split: str, view: View) -> StoredSplit:
     """A split whose images are decoded when they are read.
 
     Its checksum is of the names of data set and classes, the sizes of all files and the first record.
     """
     example = _examples(prepared, split)
     classes = len(prepared.class_names)
+    view = view._replace(channels=prepared.channels)
 
-    def read(index: int) -> tuple[np.ndarray, int]:
-        encoded, label = example(index)
+    def read(index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
+        encoded, label, _ = example(index)
         if not 0 <= label < classes:
             raise InputError(
                 f"`data.name` must be a data set whose images all have a label; image {index} of the split "
                 f"{split} of {prepared.name} has the label {label}, which is none of its {classes} classes."
             )
         try:
-            return decoding.decode(io.BytesIO(encoded), image_size, prepared.channels), label
-        except decoding.UndecodableError as error:
-            raise InputError(
-                f"Image {index} of the split {split} of {prepared.name} {error}; {prepared.remedy}."
-            ) from error
+            return decoding.decode(io.BytesIO(encoded), view, rng), label
+        except UndecodableError as error:
+            raise _unreadable(prepared, split, index, "Image", str(error)) from error
+
+    def name(index: int) -> str:
+        return example(index).file_name or f"{split}/{index}"
 
     _, lengths, num_bytes = prepared.splits[split]
-    shape = image_size, image_size, prepared.channels
-    told = (prepared.name, split, lengths, num_bytes, prepared.class_names, example(0))
-    return StoredSplit(sum(lengths), shape, zlib.crc32(repr(told).encode()), read)
+    first = example(0)
+    told = (prepared.name, split, lengths, num_bytes, prepared.class_names, (first.encoded, first.label))
+    return StoredSplit(sum(lengths), view.shape, zlib.crc32(repr(told).encode()), read, name)
 
 
-def _examples(prepared: Prepared, split: str) -> Callable[[int], tuple[bytes, int]]:
-    """A function from an index to the encoded image and the label; threads may call it at the same time."""
+def _examples(prepared: Prepared, split: str) -> Callable[[int], Example]:
+    """A function from an index to what the record holds; threads may call it at the same time."""
     import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordReader
 
@@ -300,8 +322,9 @@ def _examples(prepared: Prepared, split: str) -> Callable[[int], tuple[bytes, in
         if not file.exists():
             raise InputError(f"{file} is absent; {prepared.remedy}.")
     ends = list(accumulate(lengths))
+    texts = {"file_name": tfds.features.Text()} if prepared.has_file_names else {}
     features: Any = tfds.features.FeaturesDict(
-        {prepared.image: tfds.features.Image(), prepared.label: tfds.features.ClassLabel()}
+        {prepared.image: tfds.features.Image(), prepared.label: tfds.features.ClassLabel(), **texts}
     )
     # What tfds decodes differs with the packages that are installed.
     decoders = {prepared.image: tfds.decode.SkipDecoding()}
@@ -312,19 +335,26 @@ def _examples(prepared: Prepared, split: str) -> Callable[[int], tuple[bytes, in
         options = "readahead_buffer_size:0,max_parallelism:0"
         return ArrayRecordReader(str(files[shard]), options=options, file_reader_buffer_size=2**15)
 
-    def example(index: int) -> tuple[bytes, int]:
+    def example(index: int) -> Example:
         shard = bisect_right(ends, index)
         try:
             record = reader(shard).read([index - ends[shard] + lengths[shard]])[0]
             values = features.deserialize_example_np(record, decoders=decoders)
             # A file that was cut off can yield empty records, whose values are None.
-            return bytes(values[prepared.image]), operator.index(values[prepared.label])
+            return Example(
+                bytes(values[prepared.image]),
+                operator.index(values[prepared.label]),
+                bytes(values["file_name"]).decode(errors="replace") if texts else "",
+            )
         # Not a list of types: the reader raises RuntimeError, the parsers of bad bytes raise many.
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"Record {index} of the split {split} of {prepared.name} cannot be read "
-                f"({type(error).__name__}: {reason}); {prepared.remedy}."
-            ) from error
+            finding = f"cannot be read ({type(error).__name__}: {reason})"
+            raise _unreadable(prepared, split, index, "Record", finding) from error
 
     return example
+
+
+def _unreadable(prepared: Prepared, split: str, index: int, noun: str, finding: str) -> UnreadableError:
+    place = f"{index} of the split {split} of {prepared.name}"
+    return UnreadableError(f"image {place}", f"{noun} {place} {finding}; {prepared.remedy}.")
