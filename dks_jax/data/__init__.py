@@ -169,13 +169,23 @@ def make_feeds(
     )
     epochs = Epochs(images.train.num_examples, config.batch_size, config.drop_last, seed)
     _check_batches(epochs, devices, norm_groups)
-    # No larger than the split needs, and a multiple of the devices.
-    needed = -(-images.test.num_examples // devices.count) * devices.count
-    batch_size = min(config.batch_size, needed)
     return (
         _training_feed(images.train, preparation, epochs, devices),
-        _evaluation_feed(images.test, preparation, batch_size, devices),
+        held_out_feed(images.test, preparation, batch_size=config.batch_size, devices=devices),
     )
+
+
+def held_out_feed(
+    split: Split | StoredSplit, preparation: Preparation, *, batch_size: int, devices: Placement
+) -> Feed:
+    """The feed of a held-out split, in order and not augmented.
+
+    Its batches hold `batch_size` images or as many as there are, rounded up to a multiple of the devices.
+    """
+    batch_size = -(-min(batch_size, split.num_examples) // devices.count) * devices.count
+    if isinstance(split, Split):
+        return EvaluationFeed(split, preparation, batch_size=batch_size, devices=devices)
+    return StreamedEvaluationFeed(split, preparation, batch_size=batch_size, devices=devices)
 
 
 def _check_batches(epochs: Epochs, devices: Placement, norm_groups: int) -> None:
@@ -203,11 +213,3 @@ def _training_feed(
     if isinstance(split, Split):
         return TrainingFeed(split, preparation, epochs, devices)
     return StreamedTrainingFeed(split, preparation, epochs, devices)
-
-
-def _evaluation_feed(
-    split: Split | StoredSplit, preparation: Preparation, batch_size: int, devices: Placement
-) -> Feed:
-    if isinstance(split, Split):
-        return EvaluationFeed(split, preparation, batch_size=batch_size, devices=devices)
-    return StreamedEvaluationFeed(split, preparation, batch_size=batch_size, devices=devices)
