@@ -1,10 +1,15 @@
-"""What all command lines share: wrong input is one sentence and exit status 2."""
+"""What all command lines share: flags, config overrides, tables; wrong input is one sentence and status 2."""
 
 import argparse
+import logging
+import re
 import sys
+import warnings
+from collections.abc import Sequence
 from typing import NoReturn
 
-from dks_jax import hosts
+from dks_jax import configuration, hosts, models
+from dks_jax.configuration import Config
 from dks_jax.errors import InputError
 
 
@@ -13,6 +18,54 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message[0].upper()}{message[1:]}; see {self.prog} --help.")
+
+
+class ConfigParser(Parser):
+    """A parser with the flag --config, whose fields --config.FIELD=VALUE replaces."""
+
+    def __init__(self, program: str, description: str | None):
+        super().__init__(
+            program,
+            description=description,
+            epilog=_fields_help(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument("--config", required=True, metavar="FILE[:METHOD]", help="config file and method")
+
+    def parse_with_config(self, argv: Sequence[str]) -> tuple[argparse.Namespace, Config]:
+        """The flags and the config.
+
+        Raises:
+          InputError: a flag or a field of the config is wrong.
+        """
+        overrides, rest = {}, []
+        for argument in argv:
+            if override := re.fullmatch(r"--config\.([^=]+)=(.*)", argument, re.DOTALL):
+                overrides[override[1]] = override[2]
+            else:
+                rest.append(argument)
+        arguments = self.parse_args(rest)
+        return arguments, configuration.load(arguments.config, overrides)
+
+
+def _fields_help() -> str:
+    """The fields of a config and their meaning, a line each."""
+    meanings = {name: field.meaning for name, field in configuration.FIELDS.items()}
+    for model in models.MODELS:
+        meanings |= {f"model.{name}": f"of {model}" for name in models.arguments(model)}
+    return "\n".join(
+        ["fields of the config:", *(f"  --config.{name:34} {text}" for name, text in meanings.items())]
+    )
+
+
+def silence_libraries() -> None:
+    """Keeps back what libraries say beside the one sentence about an error, or about no error."""
+    # Pillow warns of odd metadata, palettes and large images that it decodes all the same.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    # Orbax and its threads complain of an error that is reported too.
+    for name in ("asyncio", "absl"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def report(error: Exception) -> int:
@@ -33,3 +86,9 @@ def report(error: Exception) -> int:
         )
         return 2
     raise error
+
+
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; the first line is its header."""
+    header, *body = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *body))

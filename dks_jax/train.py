@@ -9,18 +9,14 @@ Several hosts: the same command on each, with --coordinator, --num_processes and
 JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or --distributed; one workdir for all.
 """
 
-import argparse
-import logging
 import os
-import re
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dks_jax import configuration, hosts, models
-from dks_jax.command_line import Parser, report
+from dks_jax import configuration, hosts
+from dks_jax.command_line import ConfigParser, report, silence_libraries
 from dks_jax.configuration import Config
 from dks_jax.errors import InputError
 from dks_jax.loop import train
@@ -33,11 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: finished, or saved after SIGTERM; 1: another process of the job is gone; 2: the input is wrong; 130:
     after Ctrl-C; 143: stopped at once by a second SIGTERM.
     """
-    # Pillow warns of odd metadata, palettes and large images that it decodes all the same.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    # Orbax and its threads complain of an error that the loop reports too.
-    for name in ("asyncio", "absl"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    silence_libraries()
     try:
         stop = StopSignals()
         with handling(stop.receive):
@@ -70,14 +62,7 @@ def parse(argv: Sequence[str]) -> Command:
     Raises:
       InputError: a flag or a field of the config is wrong.
     """
-    parser = Parser(
-        "python -m dks_jax.train",
-        description=__doc__,
-        epilog=fields_help(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", required=True, metavar="FILE[:METHOD]", help="config file and method")
+    parser = ConfigParser("python -m dks_jax.train", __doc__)
     parser.add_argument("--workdir", metavar="DIR", help="default: runs/<config>-<method>-seed<seed>")
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, for several processes")
     parser.add_argument("--num_processes", metavar="N", help="how many processes train together")
@@ -87,14 +72,7 @@ def parse(argv: Sequence[str]) -> Command:
         action="store_true",
         help="join the processes that SLURM, Open MPI or a TPU pod has started",
     )
-    overrides, rest = {}, []
-    for argument in argv:
-        if override := re.fullmatch(r"--config\.([^=]+)=(.*)", argument, re.DOTALL):
-            overrides[override[1]] = override[2]
-        else:
-            rest.append(argument)
-    arguments = parser.parse_args(rest)
-    config = configuration.load(arguments.config, overrides)
+    arguments, config = parser.parse_with_config(argv)
     if arguments.workdir == "":
         raise InputError("`--workdir` must name a folder; got an empty name.")
     name = configuration.split_method(arguments.config)[0].stem
@@ -104,16 +82,6 @@ def parse(argv: Sequence[str]) -> Command:
         Path(os.path.expanduser(arguments.workdir)) if arguments.workdir else default,
         hosts.membership(arguments.coordinator, arguments.num_processes, arguments.process_id),
         arguments.distributed,
-    )
-
-
-def fields_help() -> str:
-    """The fields of a config and their meaning, a line each."""
-    meanings = {name: field.meaning for name, field in configuration.FIELDS.items()}
-    for model in models.MODELS:
-        meanings |= {f"model.{name}": f"of {model}" for name in models.arguments(model)}
-    return "\n".join(
-        ["fields of the config:", *(f"  --config.{name:34} {text}" for name, text in meanings.items())]
     )
 
 

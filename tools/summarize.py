@@ -29,7 +29,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from dks_jax.command_line import Parser, report
+from dks_jax.command_line import Parser, markdown_table, report
 from dks_jax.configuration import fits, flatten
 from dks_jax.errors import InputError
 from dks_jax.files import replacing
@@ -286,7 +286,7 @@ def markdown(rows: Sequence[Row], left_out: Sequence[str]) -> str:
         cells = [[_cell(row.runs.get(method), error) for method in methods] for row in rows]
         body = [[*row[: len(labels)], *own] for row, own in zip(rows, cells, strict=True) if any(own)]
         parts.append(TITLES.get(error, f"**Test error of {error}, last epoch, in %**"))
-        parts.append(_table([header, *body]))
+        parts.append(markdown_table([header, *body]))
     if left_out:
         parts += ["**Left out**", "\n".join(f"- {line}" for line in left_out)]
     return "\n\n".join(parts) + "\n"
@@ -298,11 +298,6 @@ def _cell(runs: Sequence[Run] | None, error: str) -> str:
     figures = summary(runs)
     std = f" ± {figures[f'{error}_std']:.2f}" if len(runs) > 1 else ""
     return f"{figures[f'{error}_mean']:.2f}{std} ({len(runs)})"
-
-
-def _table(lines: Sequence[Sequence[str]]) -> str:
-    header, *body = ([cell.replace("|", "\\|") for cell in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *body))
 
 
 def comma_separated(rows: Sequence[Row]) -> str:
