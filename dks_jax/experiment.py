@@ -1,11 +1,13 @@
 """All that a config describes: data, network, objective, optimizer and compiled steps, checked and built."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from dks_jax import data, models, optim
 from dks_jax.configuration import Config
@@ -49,9 +51,9 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
     Raises:
       InputError: a field of the config is wrong, or the data are absent or damaged.
     """
-    for field, accepted in (("method", METHODS), ("precision", PRECISIONS)):
-        if config[field] not in accepted:
-            raise InputError(f"`{field}` must be one of {', '.join(accepted)}; got {config[field]!r}.")
+    if config.method not in METHODS:
+        raise InputError(f"`method` must be one of {', '.join(METHODS)}; got {config.method!r}.")
+    dtype = computing_dtype(config.precision)
     # Everything that can be checked without the data comes before they are downloaded or decoded.
     data.check(config.data)
     models.check(config.model)
@@ -66,7 +68,7 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
         images,
         seed=config.seed,
         norm_groups=config.norm_groups,
-        dtype=PRECISIONS[config.precision],
+        dtype=dtype,
         devices=devices,
     )
     optimizer, schedule = optim.from_config(config.optimizer, config.epochs, train_feed.steps_per_epoch)
@@ -99,17 +101,33 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
     )
 
 
+def computing_dtype(precision: str) -> DTypeLike:
+    """The type that the network computes in.
+
+    Raises:
+      InputError: there is no such `precision`.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"`precision` must be one of {', '.join(PRECISIONS)}; got {precision!r}.")
+    return PRECISIONS[precision]
+
+
+def describe_model(model: Mapping[str, Any]) -> str:
+    """The name of a model and its arguments."""
+    arguments = ", ".join(f"{field} {value}" for field, value in model.items() if field != "name")
+    return f"{model['name']} ({arguments})" if arguments else model["name"]
+
+
 def _describe(
     config: Config, images: ImageData, network: DeeplySupervised, steps_per_epoch: int
 ) -> list[str]:
     """Model, parameters, arithmetic, data, steps, precision and devices, in a few lines."""
-    model = ", ".join(f"{field} {value}" for field, value in config.model.items() if field != "name")
     backbone = network.drop_branches()
     network.eval()
     image = jax.ShapeDtypeStruct((1, *images.train.image_shape), jnp.float32)
     kept = "streamed" if config.data.streamed else "in memory"
     return [
-        f"{config.model.name} ({model}), method {config.method}: in training "
+        f"{describe_model(config.model)}, method {config.method}: in training "
         f"{_num_params(network):,} parameters and {count_macs(network, image) / 1e6:,.1f} million MACs per "
         f"image (forward); in use {_num_params(backbone):,} and {count_macs(backbone, image) / 1e6:,.1f} "
         "million",

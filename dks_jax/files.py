@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from dks_jax.errors import InputError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -33,6 +35,21 @@ def replacing(path: Path) -> Iterator[Path]:
         path.replace(old)
     partial.replace(path)
     remove(old)
+
+
+def require_writable(path: Path, flag: str) -> None:
+    """Raises InputError where `replacing` could not write a file; `flag` is what has named it."""
+    if path.exists() and not path.is_file():
+        kind = "folder" if path.is_dir() else "device"
+        raise InputError(f"`{flag}` must name a file; {path} is a {kind}.")
+    if not path.parent.is_dir():
+        raise InputError(f"`{flag}` must name a file in a folder that exists; there is no {path.parent}.")
+    try:
+        tempfile.TemporaryFile(dir=path.parent, prefix=f"{path.name}.partial").close()
+    except OSError as error:
+        raise InputError(
+            f"`{flag}` must name a file that can be written; {path}: {error.strerror}."
+        ) from error
 
 
 def _remove_all(partial: Path) -> None:

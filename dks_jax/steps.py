@@ -1,11 +1,11 @@
-"""The training step and the evaluation step: pure functions, compiled once over a mesh of all devices.
+"""The training step, the evaluation step and the forward pass, compiled once over a mesh of all devices.
 
 The program is a global one: the state is replicated, the batch divided over the devices along its first
 axis, and XLA inserts the communication. Reductions, dropout masks and crops therefore have global
 meaning, and the result does not depend on the number of devices.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -211,3 +211,54 @@ class Steps:
     def _fetch(history: Arrays, length) -> History:
         values, length = jax.device_get((history, length))
         return {name: value[: int(length)] for name, value in values.items()}
+
+
+class Output(NamedTuple):
+    """What the examples of a batch give, on the host.
+
+    logits: float32 [classifier, example, class].
+    labels: integers [example].
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+
+
+class Forward:
+    """The compiled forward pass of one network in evaluation mode.
+
+    Args:
+      network: returns logits [classifier, batch, class].
+      devices: where the arrays live; one batch per call.
+    """
+
+    def __init__(self, network: DeeplySupervised, devices: Devices):
+        self._network = Functional(network)
+        self._arrays = devices.replicate((self._network.params, self._network.batch_stats))
+        self._apply = jax.jit(self._apply_batch, static_argnames=("feed", "batch_size"))
+
+    def batches(self, feed: Feed) -> Iterator[Output]:
+        """The examples of a feed, batch by batch, what fills up the last one left out.
+
+        While the caller works on a batch the devices work on the next one.
+        """
+        in_flight = None
+        for chunk in feed.chunks(0):
+            dispatched = self._apply(
+                *self._arrays, chunk.arrays, chunk.first, feed=feed, batch_size=chunk.batch_size
+            )
+            if in_flight:
+                yield self._fetch(in_flight)
+            in_flight = dispatched
+        if in_flight:
+            yield self._fetch(in_flight)
+
+    def _apply_batch(self, params, batch_stats, arrays, index, *, feed, batch_size):
+        batch = feed.batch(arrays, index, batch_size)
+        logits = self._network.eval(params, batch_stats, batch.images)
+        return logits.astype(jnp.float32), batch.labels, batch.weights
+
+    @staticmethod
+    def _fetch(dispatched) -> Output:
+        logits, labels, weights = jax.device_get(dispatched)
+        return Output(logits[:, weights == 1], labels[weights == 1])

@@ -12,6 +12,9 @@ PACKAGE = Path(dks_jax.__file__).parent
 # From the command line down to the errors. A module may import what stands below it.
 ORDER = [
     "train",
+    "evaluate",
+    "predict",
+    "evaluation",
     "command_line",
     "loop",
     "experiment",
@@ -52,6 +55,7 @@ ORDER = [
     "curves",
     "logs",
     "metrics",
+    "evaluation_metrics",
     "configuration",
     "files",
     "errors",

@@ -1,0 +1,192 @@
+"""Classifies image files: the five likeliest classes of each, by the main classifier.
+
+    python -m dks_jax.predict --weights PATH [--json] IMAGE...
+
+An IMAGE is a file, or a folder whose images are all taken. They are prepared as the weights say.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dks_jax import data
+from dks_jax.command_line import Parser, markdown_table, report, silence_libraries
+from dks_jax.data import decoding
+from dks_jax.data.folder import EXTENSIONS
+from dks_jax.data.images import StoredSplit
+from dks_jax.data.preparation import Preparation
+from dks_jax.errors import InputError
+from dks_jax.evaluation import require_finite
+from dks_jax.evaluation_metrics import log_softmax
+from dks_jax.steps import Devices, Forward
+from dks_jax.weights import load_network
+
+BATCH_SIZE = 32
+MOST_LIKELY = 5
+
+
+class Prediction(NamedTuple):
+    """One class that an image may be of.
+
+    class_name: None where the weights have no names.
+    """
+
+    label: int
+    class_name: str | None
+    probability: float
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status: 0, 2 where the input is wrong, 130 after Ctrl-C."""
+    silence_libraries()
+    try:
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+        paths = find_images(arguments.images)
+        predictions = predict(arguments.weights, paths)
+        print(as_json(paths, predictions) if arguments.json else as_table(paths, predictions), flush=True)
+    except KeyboardInterrupt:
+        print("stopped: the same command starts again", file=sys.stderr)
+        return 130
+    except Exception as error:
+        return report(error)
+    return 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Reads a command line.
+
+    Raises:
+      InputError: a flag is wrong.
+    """
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = Parser(
+        "python -m dks_jax.predict", description=__doc__, formatter_class=layout, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--weights", required=True, metavar="PATH", help="workdir of a run, folder of weights or PyTorch file"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, or folder of image files")
+    return parser.parse_args(argv)
+
+
+def find_images(names: Sequence[str]) -> list[Path]:
+    """The files that are named, and those of the folders that are, at any depth and in sorted order.
+
+    In folders images are recognised by extension; hidden files and what lies in hidden folders are left out.
+
+    Raises:
+      InputError: a file is absent, or a folder holds no image.
+    """
+    paths: list[Path] = []
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if _is_image(file, path))
+            if not found:
+                raise InputError(
+                    f"{path} holds no image; name a folder with files that end in one of "
+                    f"{', '.join(sorted(EXTENSIONS))}."
+                )
+            paths += found
+        elif path.is_file():
+            paths.append(path)
+        else:
+            raise InputError(f"IMAGE must be an image file or a folder of them; there is no {path}.")
+    return paths
+
+
+def predict(weights: str | Path, paths: Sequence[Path]) -> list[list[Prediction]]:
+    """For each image the likeliest classes, the likeliest first: five, or as many as there are.
+
+    Args:
+      weights: as `load_network` takes them.
+
+    Raises:
+      InputError: there are no weights, or an image cannot be read.
+    """
+    network, metadata = load_network(weights)
+    preprocessing = metadata["preprocessing"]
+    devices = Devices(batches_per_call=1)
+    preparation = Preparation(tuple(preprocessing["mean"]), tuple(preprocessing["std"]))
+    feed = data.held_out_feed(
+        _unlabelled(paths, preprocessing), preparation, batch_size=BATCH_SIZE, devices=devices
+    )
+    class_names = metadata.get("class_names")
+    predictions: list[list[Prediction]] = []
+    for output in Forward(network.drop_branches(), devices).batches(feed):
+        begin = len(predictions)
+        require_finite(output.logits, [str(path) for path in paths[begin : begin + len(output.labels)]])
+        for logits, probabilities in zip(
+            output.logits[-1], np.exp(log_softmax(output.logits[-1])), strict=True
+        ):
+            likeliest = np.argsort(-logits, kind="stable")[:MOST_LIKELY]
+            predictions.append(
+                [
+                    Prediction(int(i), class_names[i] if class_names else None, float(probabilities[i]))
+                    for i in likeliest
+                ]
+            )
+    return predictions
+
+
+def as_table(paths: Sequence[Path], predictions: Sequence[Sequence[Prediction]]) -> str:
+    """A Markdown table with a row for each image and class; the image is named in its first row."""
+    rows = [
+        [
+            str(path) if rank == 0 else "",
+            str(prediction.label) if prediction.class_name is None else prediction.class_name,
+            f"{100 * prediction.probability:.2f} %",
+        ]
+        for path, own in zip(paths, predictions, strict=True)
+        for rank, prediction in enumerate(own)
+    ]
+    return markdown_table([["image", "class", "probability"], *rows])
+
+
+def as_json(paths: Sequence[Path], predictions: Sequence[Sequence[Prediction]]) -> str:
+    """A list of {"image", "predictions": [{"label", "class", "probability"}]}; the class may be null."""
+    described = [
+        {
+            "image": str(path),
+            "predictions": [
+                {"label": p.label, "class": p.class_name, "probability": p.probability} for p in own
+            ],
+        }
+        for path, own in zip(paths, predictions, strict=True)
+    ]
+    return json.dumps(described, indent=2)
+
+
+def _unlabelled(paths: Sequence[Path], preprocessing: dict[str, Any]) -> StoredSplit:
+    """The images as a split, the label of each 0."""
+    size, channels = preprocessing["height"], preprocessing["channels"]
+    name = preprocessing.get("name", "squash")
+
+    def read(index: int) -> tuple[np.ndarray, int]:
+        try:
+            return decoding.decode(paths[index], size, channels, name), 0
+        except decoding.UndecodableError as error:
+            raise InputError(f"{paths[index]} {error}; name another file.") from error
+
+    return StoredSplit(
+        num_examples=len(paths),
+        image_shape=(size, preprocessing["width"], channels),
+        checksum=0,
+        read=read,
+        name=lambda index: str(paths[index]),
+    )
+
+
+def _is_image(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in EXTENSIONS and not hidden and not path.is_dir()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
