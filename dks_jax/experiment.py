@@ -96,9 +96,7 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
     teaches = METHODS[config.method](len(network.names))
     loss = partial(objective, teaches=teaches, names=network.names, **config.synergy)
     steps = Steps(network, loss, optimizer, seed=config.seed, devices=devices)
-    return Experiment(
-        images, train_feed, test_feed, steps, schedule, first_epoch, momentum, description
-    )
+    return Experiment(images, train_feed, test_feed, steps, schedule, first_epoch, momentum, description)
 
 
 def computing_dtype(precision: str) -> DTypeLike:
@@ -151,6 +149,7 @@ def weights_metadata(config: Config, images: ImageData) -> dict[str, Any]:
         "model": dict(config.model),
         "class_names": images.class_names,
         "preprocessing": {
+            "name": config.data.preprocessing,
             "height": height,
             "width": width,
             "channels": channels,

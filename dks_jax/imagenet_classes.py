@@ -1,7 +1,7 @@
 """The 1,000 classes of ImageNet (ILSVRC 2012) in label order, and their names in words.
 
 imagenet_classes.txt has a line for each: the WordNet id, by whose order labels count, as tensorflow-datasets
-lists them (datasets/imagenet2012/labels.txt), and the name that torchvision gives the class (models/_meta.py).
+lists them (datasets/imagenet2012/labels.txt), and the name that torchvision gives it (models/_meta.py).
 """
 
 from functools import cache

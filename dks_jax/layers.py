@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 from dks_jax.errors import InputError
 
@@ -25,13 +26,16 @@ def draw(
     where there are shapes alone, nothing is drawn.
     """
     key = jax.random.key_data(rngs.params())
-    if isinstance(key, jax.core.Tracer):
+    if isinstance(key, Tracer):
         return jnp.zeros(shape)
     return jnp.asarray(values(np.random.default_rng(np.asarray(key))))
 
 
 def kaiming_normal(rngs: nnx.Rngs, shape: tuple[int, ...], *, fan_out: bool = False) -> jax.Array:
-    """Normal with variance 2 / fan-in or 2 / fan-out, as PyTorch's kaiming_normal_; the last axis is output."""
+    """Normal with variance 2 / fan-in, or 2 / fan-out, as PyTorch's kaiming_normal_.
+
+    shape: its last two axes are input and output.
+    """
     fan = math.prod(shape[:-2]) * shape[-1 if fan_out else -2]
     std = np.float32(math.sqrt(2.0 / fan))
     return draw(rngs, shape, lambda random: random.standard_normal(shape, np.float32) * std)
@@ -72,8 +76,8 @@ class Conv(nnx.Module):
 class Linear(nnx.Module):
     """x @ kernel + bias in float32 or wider, whatever the type of x: it ends a network with its logits.
 
-    kernel: [in, out], Kaiming-normal by fan-in; bias: [out], zeros. Where `uniform` is set both are drawn from
-    U(-1, 1) / sqrt(in), as `torch.nn.Linear` does by itself.
+    kernel: [in, out], Kaiming-normal by fan-in; bias: [out], zeros. Where `uniform` is set both are drawn
+    from U(-1, 1) / sqrt(in), as `torch.nn.Linear` does by itself.
     """
 
     def __init__(self, in_features: int, out_features: int, *, uniform: bool = False, rngs: nnx.Rngs):
@@ -102,8 +106,8 @@ class BatchNorm(nnx.Module):
     their own share; the running statistics take the mean over the slices. The result does not depend on
     the number of devices.
 
-    scale: [channel], ones where `unit_scale` is set, else drawn from U(0, 1), as the released DKS code does on
-    CIFAR; bias: [channel], zeros; mean, var: running statistics, new = 0.9 old + 0.1 batch.
+    scale: [channel], ones where `unit_scale` is set, else drawn from U(0, 1), as the released DKS code does
+    on CIFAR; bias: [channel], zeros; mean, var: running statistics, new = 0.9 old + 0.1 batch.
 
     Raises:
       InputError: the batch does not divide into `norm_groups` slices.
@@ -112,9 +116,7 @@ class BatchNorm(nnx.Module):
     momentum = 0.9
     epsilon = 1e-5
 
-    def __init__(
-        self, num_channels: int, *, norm_groups: int = 1, unit_scale: bool = False, rngs: nnx.Rngs
-    ):
+    def __init__(self, num_channels: int, *, norm_groups: int = 1, unit_scale: bool = False, rngs: nnx.Rngs):
         shape = (num_channels,)
         scale = jnp.ones(shape) if unit_scale else draw(rngs, shape, lambda r: r.random(shape, np.float32))
         self.scale = nnx.Param(scale)

@@ -16,10 +16,10 @@ import numpy as np
 
 from dks_jax import data
 from dks_jax.command_line import Parser, markdown_table, report, silence_libraries
-from dks_jax.data import decoding
-from dks_jax.data.folder import EXTENSIONS
+from dks_jax.data.folder import EXTENSIONS, decode
 from dks_jax.data.images import StoredSplit
 from dks_jax.data.preparation import Preparation
+from dks_jax.data.views import View
 from dks_jax.errors import InputError
 from dks_jax.evaluation import require_finite
 from dks_jax.evaluation_metrics import log_softmax
@@ -165,18 +165,14 @@ def as_json(paths: Sequence[Path], predictions: Sequence[Sequence[Prediction]]) 
 
 def _unlabelled(paths: Sequence[Path], preprocessing: dict[str, Any]) -> StoredSplit:
     """The images as a split, the label of each 0."""
-    size, channels = preprocessing["height"], preprocessing["channels"]
-    name = preprocessing.get("name", "squash")
+    view = View(preprocessing["height"], preprocessing["channels"], preprocessing.get("name", "squash"))
 
-    def read(index: int) -> tuple[np.ndarray, int]:
-        try:
-            return decoding.decode(paths[index], size, channels, name), 0
-        except decoding.UndecodableError as error:
-            raise InputError(f"{paths[index]} {error}; name another file.") from error
+    def read(index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
+        return decode(paths[index], view, rng), 0
 
     return StoredSplit(
         num_examples=len(paths),
-        image_shape=(size, preprocessing["width"], channels),
+        image_shape=view.shape,
         checksum=0,
         read=read,
         name=lambda index: str(paths[index]),

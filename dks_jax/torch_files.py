@@ -120,7 +120,11 @@ def _load(file: Path) -> Any:
 
             return load_file(file)
         # NumPy numbers, such as a best accuracy, stand in many training checkpoints.
-        harmless = [np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}, np.float64(0).__reduce__()[0]]
+        harmless = [
+            np.dtype,
+            *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
+            np.float64(0).__reduce__()[0],
+        ]
         with torch.serialization.safe_globals(harmless):
             return torch.load(file, map_location="cpu", weights_only=True)
 
@@ -157,4 +161,8 @@ def _reason(error: Exception) -> str:
     # torch explains at length how to trust a file that asks for more.
     if "Unsupported" in str(error) or "weights_only" in str(error).lower():
         return "it refers to code, which is not run"
-    return f"{type(error).__name__}: {first_line(error)[:150].rstrip('.: ')}" if str(error) else type(error).__name__
+    return (
+        f"{type(error).__name__}: {first_line(error)[:150].rstrip('.: ')}"
+        if str(error)
+        else type(error).__name__
+    )

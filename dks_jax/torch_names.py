@@ -102,7 +102,9 @@ def table_of(model: str) -> Table:
         return WIDE_RESNET
     if model.startswith("resnet"):
         return RESNET
-    raise InputError(f"PyTorch checkpoints are known of wide_resnet and resnet18 to resnet152, not of {model}.")
+    raise InputError(
+        f"PyTorch checkpoints are known of wide_resnet and resnet18 to resnet152, not of {model}."
+    )
 
 
 def torch_name(table: Table, name: str) -> str:
@@ -188,7 +190,9 @@ def _resnet(shapes: Mapping[str, Shape]) -> Network:
     blocks = {match[0] for name in shapes if (match := re.match(r"layer[1-4]\.\d+(?=\.)", name))}
     counts = Counter(block.partition(".")[0] for block in blocks)
     found = "layer1.0.conv3.weight" in shapes, tuple(counts[f"layer{i}"] for i in range(1, 5))
-    depths = {(recipe.bottleneck, recipe.backbone): depth for depth, recipe in RECIPES.items()}
+    depths: dict[Any, int] = {
+        (recipe.bottleneck, recipe.backbone): depth for depth, recipe in RECIPES.items()
+    }
     branches = any("_head" in name for name in shapes)
     return Network(
         {"name": f"resnet{depths[found]}"}, shapes["fc.weight"][0], shapes["conv1.weight"][1], branches

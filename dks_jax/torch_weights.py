@@ -15,12 +15,11 @@ import numpy as np
 from dks_jax import models, torch_files, torch_names
 from dks_jax.configuration import COUNT_LIMIT
 from dks_jax.errors import InputError, first_line
-from dks_jax.functional import Arrays
 from dks_jax.imagenet_classes import wordnet_ids
 from dks_jax.supervision import backbone_only
 from dks_jax.torch_files import Tensor
 from dks_jax.torch_names import Network, Table
-from dks_jax.weights_folder import Weights
+from dks_jax.weights_folder import Named, Weights
 
 # Under which a training checkpoint keeps its state dict.
 CONTAINERS = ("state_dict", "model", "params")
@@ -58,13 +57,14 @@ def read_checkpoint(file: Path, model: str | None = None) -> Weights:
         unexpected, misshapen or not finite.
     """
     content = torch_files.read(file)
-    tensors = _state_dict(content, file)
+    tensors = state_dict(content, file)
     network = torch_names.recognise({name: value.shape for name, value in tensors.items()})
     if network is None or model not in (None, network.model["name"]):
         found = f"a {network.model['name']}" if network else "none that is known"
         wanted = model or "wide_resnet or one of resnet18, 34, 50, 101 and 152"
         raise InputError(
-            f"{file} must hold a checkpoint of {wanted}; by its {len(tensors)} names and shapes it is {found}."
+            f"{file} must hold a checkpoint of {wanted}; by its {len(tensors)} names and shapes it is "
+            f"{found}."
         )
     table = torch_names.table_of(network.model["name"])
     own = models.shapes(
@@ -77,7 +77,9 @@ def read_checkpoint(file: Path, model: str | None = None) -> Weights:
     params = {name: arrays[name] for name in own if not name.endswith((".mean", ".var"))}
     batch_stats = {name: arrays[name] for name in own if name not in params}
     weights = Weights(params, batch_stats, _metadata(network, counters))
-    return _with_progress(file, weights, content, list(tensors)) if table is torch_names.WIDE_RESNET else weights
+    return (
+        _with_progress(file, weights, content, list(tensors)) if table is torch_names.WIDE_RESNET else weights
+    )
 
 
 def write_checkpoint(file: Path, weights: Weights, *, with_branches: bool = True) -> None:
@@ -109,19 +111,27 @@ def write_checkpoint(file: Path, weights: Weights, *, with_branches: bool = True
         torch_files.write(file, content)
 
 
-def _state_dict(content: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
-    """The tensors by name, without the "module." that DataParallel puts before every name."""
+def state_dict(content: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, without the "module." that DataParallel puts before every name.
+
+    Raises:
+      InputError: there are none, or something else stands among them.
+    """
     found = content
     for container in CONTAINERS:
         if isinstance(content.get(container), Mapping):
             found = content[container]
             break
-    odd = [str(name) for name, value in found.items() if not (isinstance(name, str) and isinstance(value, Tensor))]
+    odd = [
+        str(name)
+        for name, value in found.items()
+        if not (isinstance(name, str) and isinstance(value, Tensor))
+    ]
     if odd or not found:
         what = f"besides tensors {_listing(odd)}" if odd else "nothing"
         raise InputError(
-            f"{file} must hold tensors by name, on the highest level or under one of {', '.join(CONTAINERS)}; "
-            f"it holds {what}: save the model's state dict."
+            f"{file} must hold tensors by name, on the highest level or under one of "
+            f"{', '.join(CONTAINERS)}; it holds {what}: save the model's state dict."
         )
     if all(name.startswith("module.") for name in found):
         return {name.removeprefix("module."): tensor for name, tensor in found.items()}
@@ -176,7 +186,11 @@ def _expected_shapes(
 
 def _refuse(file: Path, network: Network, problems: Mapping[str, list[str]]) -> None:
     """Raises InputError where there is any problem."""
-    found = [f"{_listing(names)} {'is' if len(names) == 1 else 'are'} {what}" for what, names in problems.items() if names]
+    found = [
+        f"{_listing(names)} {'is' if len(names) == 1 else 'are'} {what}"
+        for what, names in problems.items()
+        if names
+    ]
     if found:
         model = ", ".join(str(value) for value in network.model.values())
         branches = "with" if network.branches else "without"
@@ -215,13 +229,13 @@ def _with_progress(file: Path, weights: Weights, content: Mapping[str, Any], nam
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise InputError(
                 f"{file} holds an optimizer that is no torch.optim.SGD of all its parameters "
-                f"({type(error).__name__}: {first_line(error)}): leave `optimizer` out of the file to take the "
-                "weights alone."
+                f"({type(error).__name__}: {first_line(error)}): leave `optimizer` out of the file to take "
+                "the weights alone."
             ) from error
     return weights._replace(metadata=metadata, momentum=momentum)
 
 
-def _momentum(optimizer: Any, names: list[str], params: Arrays) -> tuple[Arrays | None, dict[str, Any]]:
+def _momentum(optimizer: Any, names: list[str], params: Named) -> tuple[Named | None, dict[str, Any]]:
     """The momentum by our names, None before the first step, and the settings of the optimizer."""
     (group,) = optimizer["param_groups"]
     settings = {name: value for name, value in group.items() if isinstance(value, int | float | None)}
@@ -244,7 +258,9 @@ def _optimizer(weights: Weights, names: Mapping[str, str]) -> dict[str, Any]:
     """The state dict of a torch.optim.SGD of the parameters, in the order of their names."""
     assert weights.momentum is not None
     buffers = [weights.momentum[own] for own in names.values() if own in weights.momentum]
-    state = {i: {"momentum_buffer": torch_names.to_torch(np.asarray(buffer))} for i, buffer in enumerate(buffers)}
+    state = {
+        i: {"momentum_buffer": torch_names.to_torch(np.asarray(buffer))} for i, buffer in enumerate(buffers)
+    }
     settings = weights.metadata.get("optimizer", {})
     return {"state": state, "param_groups": [{**settings, "params": list(range(len(buffers)))}]}
 

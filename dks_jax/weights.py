@@ -25,7 +25,8 @@ def find_weights(path: Path) -> Path:
         if (candidate / METADATA).is_file():
             return candidate
     raise InputError(
-        f"{path} holds no weights: there is no {METADATA}; give the weights/ of a run, or a PyTorch checkpoint."
+        f"{path} holds no weights: there is no {METADATA}; give the weights/ of a run, or a PyTorch "
+        "checkpoint."
     )
 
 
@@ -108,13 +109,14 @@ def adopt_progress(network: DeeplySupervised, weights: Weights, origin: Path) ->
     momentum, epoch = weights.momentum, weights.metadata.get("epoch")
     if momentum is None or epoch is None:
         raise InputError(
-            f"`init_optimizer` must be False where `init_weights` names no training checkpoint with an epoch and "
-            f"an optimizer; {origin} has {'no epoch' if epoch is None else 'no momentum'}."
+            "`init_optimizer` must be False where `init_weights` names no training checkpoint with an epoch "
+            f"and an optimizer; {origin} has {'no epoch' if epoch is None else 'no momentum'}."
         )
     if own != {name: array.shape for name, array in momentum.items()}:
         raise InputError(
-            f"`init_optimizer` must be False where the network is not the very one of `init_weights`; {origin} "
-            "has the momentum of other parameters: set `model`, `method` and the data as they were trained."
+            "`init_optimizer` must be False where the network is not the very one of `init_weights`; "
+            f"{origin} has the momentum of other parameters: set `model`, `method` and the data as they were "
+            "trained."
         )
     return momentum, epoch
 

@@ -7,16 +7,17 @@ with checksums of the other files.
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import orbax.checkpoint as ocp
 
 from dks_jax.errors import InputError
 from dks_jax.files import checksums, damage, replacing, require_room
-from dks_jax.functional import Arrays
 
 METADATA = "metadata.json"
+# Arrays of JAX or of NumPy by name.
+Named: TypeAlias = dict[str, Any]
 
 
 class Weights(NamedTuple):
@@ -27,10 +28,10 @@ class Weights(NamedTuple):
       "channels", "mean" and "std"; "epoch" and "test_error" where they are known.
     """
 
-    params: Arrays
-    batch_stats: Arrays
+    params: Named
+    batch_stats: Named
     metadata: dict[str, Any]
-    momentum: Arrays | None = None
+    momentum: Named | None = None
 
 
 def save_weights(folder: Path, weights: Weights) -> None:

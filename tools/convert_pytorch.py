@@ -15,26 +15,37 @@ DIR can then be evaluated (python -m dks_jax.evaluate), used (python -m dks_jax.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-from dks_jax.command_line import Parser, report
+from dks_jax import torch_files
+from dks_jax.command_line import Parser, markdown_table, report, silence_libraries
+from dks_jax.data import folder
+from dks_jax.data.augment import normalise
+from dks_jax.data.views import View
 from dks_jax.errors import InputError
-from dks_jax.torch_weights import read_checkpoint, write_checkpoint
-from dks_jax.weights import load_weights
+from dks_jax.experiment import describe_model
+from dks_jax.torch_weights import read_checkpoint, state_dict, write_checkpoint
+from dks_jax.weights import load_network, load_weights
 from dks_jax.weights_folder import METADATA, Weights, save_weights
 
 DIRECTIONS = ("import", "export")
+BATCH = 8
+RANDOM_IMAGES = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status, 2 where the input is wrong."""
+    silence_libraries()
     try:
         arguments = parse(argv)
         convert = import_weights if arguments.direction == "import" else export_weights
-        weights = convert(arguments)
+        convert(arguments)
         if arguments.check is not None:
             print(check(arguments))
     except Exception as error:
@@ -73,19 +84,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def import_weights(arguments: argparse.Namespace) -> Weights:
+def import_weights(arguments: argparse.Namespace) -> None:
     """Writes the folder of weights of a PyTorch checkpoint."""
-    folder = arguments.weights
-    if folder.exists() and not (folder / METADATA).exists():
-        raise InputError(f"`--weights` must name a new folder, or one of weights to replace; {folder} is neither.")
+    target = arguments.weights
+    if target.exists() and not (target / METADATA).exists():
+        raise InputError(
+            f"`--weights` must name a new folder, or one of weights to replace; {target} is neither."
+        )
     weights = read_checkpoint(arguments.torch, arguments.model)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(folder, weights)
-    print(f"{describe(weights)}\nweights in {folder}")
-    return weights
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(target, weights)
+    print(f"{describe(weights)}\nweights in {target}")
 
 
-def export_weights(arguments: argparse.Namespace) -> Weights:
+def export_weights(arguments: argparse.Namespace) -> None:
     """Writes the PyTorch checkpoint of a folder of weights."""
     file = arguments.torch
     if file.is_dir() or not file.parent.is_dir():
@@ -93,7 +105,6 @@ def export_weights(arguments: argparse.Namespace) -> Weights:
     weights = load_weights(arguments.weights)
     write_checkpoint(file, weights, with_branches=not arguments.drop_branches)
     print(f"{describe(weights)}\nPyTorch checkpoint in {file}")
-    return weights
 
 
 def check(arguments: argparse.Namespace) -> str:
@@ -102,7 +113,6 @@ def check(arguments: argparse.Namespace) -> str:
     Both are read again from disk, the one by this library, the other by plain PyTorch.
     """
     import torch
-
     import torch_forward
 
     network, metadata = load_network(arguments.weights)
@@ -115,7 +125,9 @@ def check(arguments: argparse.Namespace) -> str:
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
         ours.append(np.asarray(nnx.jit(lambda network, x: network(x))(network, batch)))
-        theirs.append(torch_forward.logits(tensors, torch.from_numpy(batch.transpose(0, 3, 1, 2).copy())).numpy())
+        theirs.append(
+            torch_forward.logits(tensors, torch.from_numpy(batch.transpose(0, 3, 1, 2).copy())).numpy()
+        )
     return compare(network.names, np.concatenate(ours, axis=1), np.concatenate(theirs, axis=1))
 
 
@@ -123,14 +135,10 @@ def compare(names: Sequence[str], ours: np.ndarray, theirs: np.ndarray) -> str:
     """A table of the differences of logits [classifier, image, class]."""
     rows = [["classifier", "images", "largest logit", "largest difference", "same top 5"]]
     for name, own, their in zip(names, ours, theirs, strict=True):
-        best = min(5, own.shape[-1])
-        same = np.all(
-            np.argsort(-own, axis=-1, kind="stable")[:, :best] == np.argsort(-their, axis=-1, kind="stable")[:, :best],
-            axis=-1,
-        )
-        rows.append(
-            [name, str(len(own)), f"{np.abs(their).max():.4g}", f"{np.abs(own - their).max():.2e}", f"{same.sum()}"]
-        )
+        best, their_best = (np.argsort(-x, axis=-1, kind="stable")[:, :5] for x in (own, their))
+        same = np.all(best == their_best, axis=-1).sum()
+        largest, difference = np.abs(their).max(), np.abs(own - their).max()
+        rows.append([name, str(len(own)), f"{largest:.4g}", f"{difference:.2e}", f"{same} of {len(own)}"])
     return markdown_table(rows)
 
 
@@ -147,11 +155,11 @@ def read_images(paths: Sequence[Path], preprocessing: Mapping[str, Any]) -> np.n
 def describe(weights: Weights) -> str:
     """The network and its weights in one line."""
     metadata = weights.metadata
-    name, *arguments = (str(value) for value in metadata["model"].values())
     size = sum(np.size(array) for array in weights.params.values())
     branches = {name.split(".")[1] for name in weights.params if name.startswith("branches.")}
     parts = [
-        f"{name}{f' ({chr(44).join(arguments)})' if arguments else ''}: {len(metadata['class_names'])} classes",
+        describe_model(metadata["model"]),
+        f"{len(metadata['class_names'])} classes",
         f"{len(branches)} branches",
         f"{size:,} parameters",
     ]

@@ -13,7 +13,9 @@ Tensors = Mapping[str, Tensor]
 
 
 def logits(tensors: Tensors, images: Tensor) -> Tensor:
-    """Logits [classifier, batch, class] in evaluation mode, in depth order, of images [batch, 3, height, width].
+    """Logits [classifier, batch, class] in depth order, in evaluation mode.
+
+    images: normalised, [batch, 3, height, width].
 
     The tensors are those of a torchvision ResNet, with or without the branches of DHM, or of a wide ResNet as
     released with DKS.
@@ -24,8 +26,8 @@ def logits(tensors: Tensors, images: Tensor) -> Tensor:
 
 
 def _norm(x: Tensor, tensors: Tensors, name: str) -> Tensor:
-    parts = (tensors[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
-    return F.batch_norm(x, *parts)
+    mean, var = tensors[f"{name}.running_mean"], tensors[f"{name}.running_var"]
+    return F.batch_norm(x, mean, var, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
 
 
 def _linear(x: Tensor, tensors: Tensors, name: str) -> Tensor:
@@ -40,7 +42,9 @@ def _blocks(tensors: Tensors, prefix: str) -> list[str]:
 def _resnet(tensors: Tensors, images: Tensor) -> list[Tensor]:
     def block(x: Tensor, name: str, stride: int) -> Tensor:
         # The 3x3 convolution of a bottleneck has the stride, the first one of a basic block.
-        convolutions = ("conv1", "conv2", "conv3") if f"{name}.conv3.weight" in tensors else ("conv1", "conv2")
+        convolutions = (
+            ("conv1", "conv2", "conv3") if f"{name}.conv3.weight" in tensors else ("conv1", "conv2")
+        )
         strided = "conv2" if len(convolutions) == 3 else "conv1"
         out = x
         for convolution in convolutions:

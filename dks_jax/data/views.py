@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageEnhance
 
-# Of a resized image. With its four bytes per pixel in Pillow that is 1 GiB.
-MAX_PIXELS = 2**28
+# Of a resized image. With its four bytes per pixel in Pillow that is 2 GiB.
+MAX_PIXELS = 2**29
 # The narrowest and the widest random part, width over height.
 NARROWEST, WIDEST = 3 / 4, 4 / 3
 ENHANCERS = ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color

@@ -58,9 +58,7 @@ class Stem(nnx.Module):
 class Downsample(nnx.Module):
     """The shortcut of a block that changes the shape: 1x1 convolution, BN."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int, *, norm_groups: int, rngs: nnx.Rngs
-    ):
+    def __init__(self, in_channels: int, out_channels: int, stride: int, *, norm_groups: int, rngs: nnx.Rngs):
         self.conv = Conv(in_channels, out_channels, 1, stride, fan_out=True, rngs=rngs)
         self.bn = BatchNorm(out_channels, norm_groups=norm_groups, unit_scale=True, rngs=rngs)
 
