@@ -1,0 +1,202 @@
+"""ResNets of torchvision and of the code released with DHM, taken over and handed back."""
+
+import os
+from pathlib import Path
+
+import convert_pytorch
+import numpy as np
+import pytest
+import torch
+import torch_forward
+from PIL import Image
+from torch import nn
+
+from dks_jax import evaluate, models, torch_names
+from dks_jax.functional import get_arrays
+from dks_jax.weights import load_network
+from real_torchvision import torchvision
+
+ROOT = Path(__file__).parent.parent
+PHOTOGRAPHS = os.environ.get("DKS_TEST_DATA")
+# The others take minutes together.
+DEPTHS = [18, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (34, 50, 101, 152))]
+
+
+def lively(network):
+    """The network with statistics, scales and counters as after some training, in evaluation mode."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+            module.weight.data.uniform_(0.5, 1.2, generator=generator)
+            module.bias.data.normal_(0, 0.1, generator=generator)
+            module.num_batches_tracked.fill_(5005)
+    return network.eval()
+
+
+def resnet(depth):
+    torch.manual_seed(depth)
+    return lively(torchvision.models.get_model(f"resnet{depth}"))
+
+
+def convert(direction, file, folder, *more):
+    return convert_pytorch.main([direction, f"--torch={file}", f"--weights={folder}", *more])
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """A folder of val/<class>/<image>: the real ones of ImageNet, few in the short form."""
+    if not PHOTOGRAPHS:
+        pytest.skip("the environment variable DKS_TEST_DATA names no folder of images")
+    return Path(PHOTOGRAPHS) / "imagenet_samples"
+
+
+def few(photographs, folder, count):
+    for path in sorted(photographs.glob("val/*/*"))[:: 50 // count]:
+        target = folder / path.relative_to(photographs)
+        target.parent.mkdir(parents=True)
+        target.symlink_to(path)
+    return folder
+
+
+def torchvision_logits(network, folder, batch=10):
+    """Of all images of a folder in sorted order, by the released evaluation's transforms."""
+    transforms = torchvision.transforms
+    transform = transforms.Compose(
+        [
+            transforms.Resize([256, 256], transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+    images = [transform(Image.open(path).convert("RGB")) for path in sorted(folder.glob("val/*/*"))]
+    with torch.no_grad():
+        return torch.cat([network(torch.stack(part)) for part in batches(images, batch)]).numpy()
+
+
+def batches(items, size):
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_logits_on_photographs_are_those_of_torchvision(depth, photographs, tmp_path, request):
+    # All photographs in the slow form.
+    slow = "slow" in [mark.name for mark in request.node.iter_markers()]
+    folder = photographs if slow else few(photographs, tmp_path / "images", 5)
+    network = resnet(depth)
+    file = tmp_path / "released.pth"
+    torch.save({f"module.{name}": tensor for name, tensor in network.state_dict().items()}, file)
+    assert convert("import", file, tmp_path / "weights") == 0
+    command = [f"--config={ROOT}/configs/imagenet_resnet{depth}.py", f"--weights={tmp_path / 'weights'}"]
+    command += ["--config.data.source=folder", f"--config.data.root={folder}", "--config.data.batch_size=10"]
+    assert evaluate.main([*command, f"--logits={tmp_path / 'logits.npy'}"]) == 0
+    ours, theirs = np.load(tmp_path / "logits.npy"), torchvision_logits(network, folder)
+    assert ours.shape == (1, *theirs.shape)
+    difference = np.abs(ours[0] - theirs).max()
+    print(f"resnet{depth}, {len(theirs)} images: largest difference {difference / np.abs(theirs).max():.1e}")
+    assert difference < 1e-4 * np.abs(theirs).max()
+    best = np.sort(theirs, axis=1)[:, ::-1][:, :6]
+    no_tie = np.all(best[:, :-1] - best[:, 1:] > 2 * difference, axis=1)
+    top5, their_top5 = (np.argsort(-x, axis=1)[:, :5] for x in (ours[0], theirs))
+    assert no_tie.any()
+    np.testing.assert_array_equal(top5[no_tie], their_top5[no_tie])
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_state_dict_comes_back_bit_for_bit_and_torchvision_loads_it(depth, suffix, tmp_path):
+    before = resnet(depth).state_dict()
+    torch.save({f"module.{name}": tensor for name, tensor in before.items()}, tmp_path / "before.pth")
+    after_file = tmp_path / f"after{suffix}"
+    assert convert("import", tmp_path / "before.pth", tmp_path / "weights", f"--model=resnet{depth}") == 0
+    assert convert("export", after_file, tmp_path / "weights") == 0
+    if suffix == ".pth":
+        after = torch.load(after_file, weights_only=True)
+    else:
+        from safetensors.torch import load_file
+
+        after = load_file(after_file)
+    assert_same_tensors(before, after)
+    assert suffix == ".safetensors" or list(before) == list(after)
+    fresh = torchvision.models.get_model(f"resnet{depth}")
+    fresh.load_state_dict(after, strict=True)
+
+
+def assert_same_tensors(before, after):
+    assert set(before) == set(after)
+    for name, tensor in before.items():
+        assert tensor.dtype == after[name].dtype, name
+        assert tensor.numpy().tobytes() == after[name].contiguous().numpy().tobytes(), name
+
+
+def with_branches(depth, num_classes=10):
+    """A state dict with the branches of DHM, by its own names, and random values."""
+    shapes = models.shapes({"name": f"resnet{depth}"}, num_classes=num_classes, channels=3, branches=True)
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, own in torch_names.names(torch_names.RESNET, shapes).items():
+        shape = torch_names.torch_shape(shapes[own].shape)
+        values = torch.rand(shape, generator=generator)
+        tensors[name] = values + 0.5 if len(shape) == 1 else (values - 0.5) * (8 / np.prod(shape[1:])) ** 0.5
+    return tensors
+
+
+@pytest.mark.parametrize("depth", [18, pytest.param(50, marks=pytest.mark.slow)])
+def test_branches_of_dhm_are_kept_in_depth_order(depth, tmp_path):
+    tensors = with_branches(depth)
+    # As its training leaves it.
+    checkpoint = {"epoch": 90, "arch": f"resnet{depth}", "best_acc": np.float64(70.1), "optimizer": {}}
+    torch.save(
+        {"state_dict": {f"module.{k}": v for k, v in tensors.items()}, **checkpoint}, tmp_path / "c.pth"
+    )
+    assert convert("import", tmp_path / "c.pth", tmp_path / "weights") == 0
+    network, _ = load_network(tmp_path / "weights")
+    assert network.names == ("branch1", "branch2", "main")
+    images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
+    ours = np.asarray(network(images))
+    theirs = torch_forward.logits(tensors, torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+    assert convert("export", tmp_path / "back.pth", tmp_path / "weights") == 0
+    back = torch.load(tmp_path / "back.pth", weights_only=True)
+    assert_same_tensors(tensors, {name: value for name, value in back.items() if name in tensors})
+    assert all(name.endswith("num_batches_tracked") for name in set(back) - set(tensors))
+
+
+def test_the_backbone_alone_is_exported_for_torchvision(tmp_path):
+    torch.save(with_branches(18), tmp_path / "c.pth")
+    assert convert("import", tmp_path / "c.pth", tmp_path / "weights") == 0
+    assert convert("export", tmp_path / "plain.pth", tmp_path / "weights", "--drop_branches") == 0
+    fresh = torchvision.models.get_model("resnet18", num_classes=10)
+    fresh.load_state_dict(torch.load(tmp_path / "plain.pth", weights_only=True), strict=True)
+
+
+def test_the_plain_forward_pass_is_that_of_torchvision():
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for depth in (18, 50):
+        network = resnet(depth)
+        with torch.no_grad():
+            expected = network(images)
+        torch.testing.assert_close(torch_forward.logits(network.state_dict(), images)[0], expected)
+
+
+def test_a_pth_file_gives_the_same_network_as_its_converted_weights(tmp_path):
+    torch.save(resnet(18).state_dict(), tmp_path / "c.pth")
+    assert convert("import", tmp_path / "c.pth", tmp_path / "weights") == 0
+    (straight, metadata), (converted, _) = (load_network(tmp_path / name) for name in ("c.pth", "weights"))
+    for name, array in get_arrays(straight).items():
+        np.testing.assert_array_equal(array, get_arrays(converted)[name])
+    assert metadata["class_names"][207] == "n02099601"
+    assert metadata["preprocessing"]["name"] == "dks"
+
+
+def test_check_prints_the_largest_difference(tmp_path, capsys):
+    torch.save(with_branches(18), tmp_path / "c.pth")
+    assert convert("import", tmp_path / "c.pth", tmp_path / "weights", "--check") == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows[2:]] == ["| branch1", "| branch2", "| main"]
+    for _, images, largest, difference, same in rows[2:]:
+        assert images == "8"
+        assert float(difference) < 1e-4 * float(largest)
+        assert same.startswith("8 of 8")
