@@ -380,6 +380,7 @@ def test_imagenet_is_read_as_it_is_in_its_archives(places):
     assert "oneDNN" not in result.stderr
     images = tfds_source.load(str(places.data), "imagenet2012", View(32))
     assert len(images.class_names) == 1000
+    assert images.test.name(0) == "ILSVRC2012_val_00000001.JPEG"
     train_split, test_split = arrays(images)
     assert sorted(train_split.labels.tolist()) == [0, 0, 1]
     assert [images.class_names[label] for label in test_split.labels] == ["n01751748"]

@@ -123,12 +123,26 @@ def test_decoding_into_memory_gives_every_image_and_label():
     assert split.labels.dtype == np.int32
 
 
+STREAMED = ["--config.data.streamed=True"]
+RANDOM_PARTS = [
+    "--config.data.random_resized_crop=True",
+    "--config.data.padding=0",
+    "--config.data.color_jitter=1",
+]
+
+
 @pytest.mark.usefixtures("tiny_model")
-def test_a_streamed_run_equals_one_in_memory_and_can_be_stopped_within_an_epoch(
-    image_folder, tmp_path, monkeypatch, capsys
+@pytest.mark.parametrize(
+    "fields",
+    [([], STREAMED), (STREAMED + RANDOM_PARTS, STREAMED + RANDOM_PARTS)],
+    ids=["and one in memory", "of random parts"],
+)
+def test_a_streamed_run_stopped_within_an_epoch_equals_an_unbroken_one(
+    fields, image_folder, tmp_path, monkeypatch, capsys
 ):
+    unbroken, stopped = fields
     small = ["--config.data.batch_size=2", "--config.data.flip=True", "--config.epochs=2"]
-    assert train_on(image_folder, tmp_path / "memory", *small) == 0
+    assert train_on(image_folder, tmp_path / "unbroken", *small, *unbroken) == 0
     whole = Steps.train
 
     def stop_after_third(steps, state, *rest):
@@ -138,14 +152,14 @@ def test_a_streamed_run_equals_one_in_memory_and_can_be_stopped_within_an_epoch(
 
     with monkeypatch.context() as patch:
         patch.setattr(Steps, "train", stop_after_third)
-        assert train_on(image_folder, tmp_path / "streamed", *small, "--config.data.streamed=True") == 0
+        assert train_on(image_folder, tmp_path / "stopped", *small, *stopped) == 0
     assert "stopped after step 3 of 4" in capsys.readouterr().err
-    assert train_on(image_folder, tmp_path / "streamed", *small, "--config.data.streamed=True") == 0
+    assert train_on(image_folder, tmp_path / "stopped", *small, *stopped) == 0
     lines, expected = (
-        [without_speed(line) for line in records(tmp_path / run)] for run in ("streamed", "memory")
+        [without_speed(line) for line in records(tmp_path / run)] for run in ("stopped", "unbroken")
     )
     assert lines == expected
-    assert_same_bits(last_checkpoint(tmp_path / "streamed"), last_checkpoint(tmp_path / "memory"))
+    assert_same_bits(last_checkpoint(tmp_path / "stopped"), last_checkpoint(tmp_path / "unbroken"))
 
 
 def test_a_broken_image_that_is_streamed_ends_the_run_with_its_name(image_folder, tmp_path, capsys):
