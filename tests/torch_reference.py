@@ -119,6 +119,21 @@ def load_arrays(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     network.load_state_dict({k: torch.tensor(v) for k, v in arrays.items()} | counters_of(network))
 
 
+def released_order(names: Iterable[str]) -> list[str]:
+    """Released names in the order in which the released code lists them, which its optimizer counts by."""
+    groups = ["conv0", "group0", "group1", "group2", "bn", "fc"]
+    groups += ["ep1_group1", "ep1_group2", "ep1_bn", "ep1_fc", "ep2_group2", "ep2_bn", "ep2_fc"]
+    layers = ["conv0", "conv1", "bn0", "bn1", "convdim"]
+    arrays = ["weight", "bias", "running_mean", "running_var"]
+
+    def place(name: str) -> list[int]:
+        top, *rest = name.split(".")
+        block = [int(rest.pop(0).removeprefix("block")), layers.index(rest.pop(0))] if "group" in top else []
+        return [groups.index(top), *block, *map(arrays.index, rest)]
+
+    return sorted((name for name in names if not name.endswith("num_batches_tracked")), key=place)
+
+
 def counters_of(network: nn.Module) -> dict[str, Tensor]:
     """The batch counters that PyTorch's batch norm keeps and nothing here uses."""
     return {k: v for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
