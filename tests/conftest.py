@@ -10,7 +10,7 @@ from hypothesis import settings
 from PIL import Image
 
 from dks_jax import models
-from tiny_network import tiny_network
+from tiny_network import build_tiny
 
 # A machine may be busy: how long an example takes is no property of the code.
 settings.register_profile("untimed", deadline=None)
@@ -32,11 +32,8 @@ def compilation_cache(tmp_path_factory):
 def tiny_model():
     """Has configs of wide ResNets build a network that is quick to trace and to compile instead."""
 
-    def build(*, num_classes, channels, norm_groups, **_):
-        return tiny_network(num_classes, norm_groups, channels=channels)
-
     with pytest.MonkeyPatch.context() as patch:
-        quick = models.MODELS["wide_resnet"]._replace(build=build)
+        quick = models.MODELS["wide_resnet"]._replace(build=build_tiny)
         patch.setitem(models.MODELS, "wide_resnet", quick)
         yield
 

@@ -1,11 +1,16 @@
 """A deeply-supervised network with convolution, norm, dropout and branches that is quick to compile."""
 
+from pathlib import Path
+
 import jax
 from flax import nnx
 
 from dks_jax import Branch, DeeplySupervised
 from dks_jax.layers import BatchNorm, Conv
+from dks_jax.functional import get_arrays
 from dks_jax.models.wide_resnet import Head
+from dks_jax.supervision import backbone_only
+from dks_jax.weights import save_weights
 
 
 class Stage(nnx.Module):
@@ -33,3 +38,40 @@ def tiny_network(
     stages = [Stage(0.0, norm_groups, rngs), Stage(0.3, norm_groups, rngs)]
     branches = [Branch(0, [Stage(0.0, norm_groups, rngs)], head()), Branch(1, [], head())]
     return DeeplySupervised(Conv(channels, 8, 3, rngs=rngs), stages, head(), branches)
+
+
+def build_tiny(*, num_classes: int, channels: int, branches: bool, norm_groups: int, **_) -> DeeplySupervised:
+    """In place of the function that builds a wide ResNet."""
+    network = tiny_network(num_classes, norm_groups, channels=channels)
+    return network if branches else network.drop_branches()
+
+
+def save_tiny(
+    folder: Path,
+    num_classes: int = 10,
+    *,
+    channels: int = 1,
+    size: int = 8,
+    mean: float = 0.305,
+    std: float = 0.376,
+    class_names: list[str] | None = None,
+    branches: bool = True,
+    **changed: jax.Array,
+) -> DeeplySupervised:
+    """Writes the weights of an untrained network, some of its arrays changed; returns it, in evaluation mode."""
+    network = tiny_network(num_classes, channels=channels)
+    network.eval()
+    arrays = get_arrays(network) | changed
+    metadata = {
+        "model": {"name": "wide_resnet", "depth": 16, "width": 1, "dropout": 0.0},
+        "class_names": class_names or [str(label) for label in range(num_classes)],
+        "preprocessing": {
+            "height": size,
+            "width": size,
+            "channels": channels,
+            "mean": [mean] * channels,
+            "std": [std] * channels,
+        },
+    }
+    save_weights(folder, arrays if branches else backbone_only(arrays), {}, metadata)
+    return network

@@ -1,0 +1,340 @@
+"""Evaluation against training's own figures, against images one at a time, and wrong inputs."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import top_k_accuracy_score
+
+from dks_jax import evaluate, evaluation
+from dks_jax.data import digits
+from dks_jax.data.images import Split
+from dks_jax.data.preparation import Preparation
+from dks_jax.data.resident import EvaluationFeed
+from dks_jax.steps import Devices, Forward
+from dks_jax.weights import load_network
+from runs import CONFIGS, DIGITS, FOUR_DEVICES, records, run
+from tiny_network import save_tiny, tiny_network
+
+pytestmark = pytest.mark.usefixtures("tiny_model")
+
+# 20 held-out digits in batches of 8, 8 and 4.
+SMALL = [DIGITS, "--config.data.test_per_class=2", "--config.data.batch_size=8"]
+
+
+def on_folder(root, *fields):
+    fields = ["source=folder", f"root={root}", "mean=(0.5,0.5,0.5)", "std=(0.25,0.25,0.25)", *fields]
+    return [DIGITS, *(f"--config.data.{field}" for field in fields)]
+
+
+def results(tmp_path, *arguments):
+    """What evaluation writes, as (JSON, logits)."""
+    output, logits = tmp_path / "results.json", tmp_path / "logits.npy"
+    assert evaluate.main([*arguments, f"--output={output}", f"--logits={logits}"]) == 0
+    return json.loads(output.read_text()), np.load(logits)
+
+
+def fails(tmp_path, capsys, *arguments):
+    """The sentence that it ends with; nothing is written."""
+    before = sorted(tmp_path.rglob("*"))
+    assert evaluate.main([*arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    return error
+
+
+def one_at_a_time(network, images, mean, std):
+    """Logits [classifier, example, class] of uint8 images."""
+    pixels = (np.asarray(images, np.float64) / 255 - mean) / std
+    return np.concatenate([network(image[None].astype(np.float32)) for image in pixels], axis=1)
+
+
+def small_digits():
+    test = digits.load().test
+    kept = np.sort(np.concatenate([np.flatnonzero(test.labels == label)[:2] for label in range(10)]))
+    return test.images[kept], test.labels[kept]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Weights of a network with two branches for digits, and the network."""
+    folder = tmp_path_factory.mktemp("weights") / "weights"
+    return folder, save_tiny(folder)
+
+
+@pytest.fixture
+def colour_weights(tmp_path):
+    save_tiny(tmp_path / "colour", 2, channels=3, mean=0.5, std=0.25, class_names=["a", "b"], branches=False)
+    return tmp_path / "colour"
+
+
+def test_it_agrees_with_the_test_error_that_training_has_logged(tmp_path, capsys):
+    quick = ["--config.epochs=1", "--config.method=baseline", "--config.data.drop_last=True"]
+    assert run(tmp_path / "run", *quick) == 0
+    capsys.readouterr()
+    result, _ = results(tmp_path, *SMALL, f"--weights={tmp_path / 'run'}")
+    logged = records(tmp_path / "run")[-1]
+    assert result["top1_error"] == pytest.approx(logged["error"], rel=1e-12)
+    assert list(result["classifiers"]) == ["main"]
+    assert result["nll"] == pytest.approx(logged["cross_entropy/main"], rel=1e-5)
+    assert f"after epoch 1, test error {logged['error']:.2f} %" in capsys.readouterr().out
+
+
+def test_every_classifier_is_evaluated_and_each_image_counts_once(weights, tmp_path, capsys):
+    folder, network = weights
+    result, logits = results(tmp_path, *SMALL, f"--weights={folder}")
+    images, labels = small_digits()
+    expected = one_at_a_time(network, images, 0.305, 0.376)
+    assert logits.dtype == np.float32
+    assert logits.shape == (3, 20, 10)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    assert list(result["classifiers"]) == ["branch1", "branch2", "main"]
+    assert result["num_examples"] == 20
+    for own, of in zip(result["classifiers"].values(), expected, strict=True):
+        for k, name in ((1, "top1_error"), (5, "top5_error")):
+            accuracy = top_k_accuracy_score(labels, of, k=k, labels=np.arange(10))
+            assert own[name] == pytest.approx(100 * (1 - accuracy))
+    assert result | result["classifiers"]["main"] == result
+    assert result["skipped"] == []
+    assert (result["preprocessing"], result["image_size"], result["mean"]) == ("squash", 8, [0.305])
+    assert (result["precision"], result["weights"], result["ece_bins"]) == ("float32", str(folder), 15)
+    assert result["data"] == {"source": "digits", "name": "", "root": ""}
+    assert result["config"] == DIGITS.removeprefix("--config=")
+    assert result["model"] == {"name": "wide_resnet", "depth": 16, "width": 1, "dropout": 0.0}
+    assert result["images_per_second"] > 0
+    output = capsys.readouterr().out
+    assert "warning" not in output
+    top1, top5 = result["top1_error"], result["top5_error"]
+    assert f"\n[Error rate] Top-1: {top1:.4f}%, Top-5: {top5:.4f}%\n" in output
+    assert output.count("\n| branch") == 2
+
+
+@pytest.mark.parametrize("batch_size", [7, 1000])
+def test_the_size_of_a_batch_changes_nothing_but_rounding(weights, tmp_path, batch_size):
+    _, expected = results(tmp_path, *SMALL, f"--weights={weights[0]}")
+    result, logits = results(
+        tmp_path, *SMALL, f"--weights={weights[0]}", f"--config.data.batch_size={batch_size}"
+    )
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    assert result["num_examples"] == 20
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import jax
+from dks_jax import evaluate, models
+from tiny_network import build_tiny
+models.MODELS["wide_resnet"] = models.MODELS["wide_resnet"]._replace(build=build_tiny)
+assert jax.device_count() == 4
+sys.exit(evaluate.main(sys.argv[2:]))
+"""
+
+
+def test_four_devices_match_one(weights, tmp_path):
+    _, expected = results(tmp_path, *SMALL, f"--weights={weights[0]}")
+    file = tmp_path / "four.npy"
+    # Batches of 6 become ones of 8.
+    arguments = [*SMALL, f"--weights={weights[0]}", f"--logits={file}", "--config.data.batch_size=6"]
+    command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), *arguments]
+    subprocess.run(command, env=os.environ | FOUR_DEVICES, check=True)
+    np.testing.assert_allclose(np.load(file), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_is_of_the_network_alone(weights, tmp_path):
+    _, expected = results(tmp_path, *SMALL, f"--weights={weights[0]}")
+    result, logits = results(tmp_path, *SMALL, f"--weights={weights[0]}", "--config.precision=bfloat16")
+    assert logits.dtype == np.float32
+    # bfloat16 keeps 8 bits.
+    assert 0 < np.abs(logits - expected).max() < 0.05 * np.abs(expected).max()
+    assert result["precision"] == "bfloat16"
+
+
+def test_a_batch_is_dispatched_before_the_one_before_is_waited_for():
+    random, asked = np.random.default_rng(0), []
+    split = Split(random.integers(0, 256, (10, 8, 8, 1), np.uint8), np.zeros(10, np.int32))
+
+    class Recording(EvaluationFeed):
+        def chunks(self, epoch, first=0):
+            for chunk in super().chunks(epoch, first):
+                asked.append(chunk.first)
+                yield chunk
+
+    devices = Devices(batches_per_call=1)
+    feed = Recording(split, Preparation((0.5,), (0.25,)), batch_size=4, devices=devices)
+    batches = Forward(tiny_network(3, channels=1), devices).batches(feed)
+    assert [(len(output.labels), list(asked)) for output in batches] == [
+        (4, [0, 1]),
+        (4, [0, 1, 2]),
+        (2, [0, 1, 2]),
+    ]
+
+
+def test_a_folder_is_streamed_in_the_order_of_its_paths(image_folder, colour_weights, tmp_path, capsys):
+    random = np.random.default_rng(1)
+    for name in ("a/0.png", "b/a/3.png", "b/0.png"):
+        (image_folder / "test" / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8)).save(image_folder / "test" / name)
+    arguments = [*on_folder(image_folder, "batch_size=2"), f"--weights={colour_weights}"]
+    result, logits = results(tmp_path, *arguments)
+    images = [
+        np.asarray(Image.open(image_folder / "test" / name).resize((8, 8), Image.Resampling.BICUBIC))
+        for name in ("a/0.png", "a/1.png", "b/0.png", "b/1.png", "b/a/3.png")
+    ]
+    network, _ = load_network(colour_weights)
+    expected = one_at_a_time(network, images, 0.5, 0.25)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    wrong = np.argmax(expected[0], axis=-1) != [0, 0, 1, 1, 1]
+    assert result["top1_error"] == pytest.approx(100 * wrong.mean())
+    assert result["top5_error"] == 0
+    assert result["data"]["root"] == str(image_folder)
+    output = capsys.readouterr().out
+    assert "5 held-out images in 2 classes, streamed" in output
+    assert "warning" not in output
+
+
+def test_cifar10_small_evaluates_too(image_folder, colour_weights):
+    arguments = [f"--config={CONFIGS / 'cifar10_small.py'}:baseline", f"--config.data.root={image_folder}"]
+    arguments += ["--config.data.test_per_class=1", f"--weights={colour_weights}"]
+    assert evaluate.main(arguments) == 0
+
+
+def test_an_unreadable_image_stops_it_by_name(image_folder, colour_weights, tmp_path, capsys):
+    (image_folder / "test/b/1.png").write_bytes(b"no image")
+    error = fails(
+        tmp_path,
+        capsys,
+        *on_folder(image_folder),
+        f"--weights={colour_weights}",
+        f"--output={tmp_path / 'results.json'}",
+    )
+    assert "test/b/1.png" in error
+
+
+def test_unreadable_images_are_skipped_counted_and_listed(image_folder, colour_weights, tmp_path, capsys):
+    arguments = [*on_folder(image_folder, "batch_size=1"), f"--weights={colour_weights}", "--skip_unreadable"]
+    _, whole = results(tmp_path, *arguments)
+    whole_output = capsys.readouterr().out
+    assert "skipped" not in whole_output
+    for name in ("a/0.png", "b/0.png"):
+        (image_folder / "test" / name).write_bytes(b"no image")
+    result, logits = results(tmp_path, *arguments)
+    assert result["skipped"] == ["test/a/0.png", "test/b/0.png"]
+    assert result["num_examples"] == 2
+    np.testing.assert_array_equal(logits, whole)
+    output = capsys.readouterr().out
+    assert "skipped, since it cannot be decoded: test/b/0.png\n" in output
+    # But for what was skipped and how fast it was, nothing has changed.
+    assert output[output.index("\n\n|") :] == whole_output[whole_output.index("\n\n|") :]
+
+
+def test_nothing_but_unreadable_images_is_an_error(image_folder, colour_weights, tmp_path, capsys):
+    for name in ("a/1.png", "b/1.png"):
+        (image_folder / "test" / name).write_bytes(b"no image")
+    arguments = [*on_folder(image_folder), f"--weights={colour_weights}", "--skip_unreadable"]
+    error = fails(tmp_path, capsys, *arguments, f"--output={tmp_path / 'results.json'}")
+    assert "none of the 2 can be decoded, test/a/1.png the first of them" in error
+
+
+def test_more_classes_than_the_weights_have_are_refused_and_fewer_are_not(
+    image_folder, colour_weights, tmp_path, capsys
+):
+    for split in ("train", "test"):
+        shutil.copytree(image_folder / split / "a", image_folder / split / "c")
+    error = fails(tmp_path, capsys, *on_folder(image_folder), f"--weights={colour_weights}")
+    assert "must know all 3 classes of the data" in error
+    assert "has 2." in error
+    for name in ("b", "c"):
+        for split in ("train", "test"):
+            shutil.rmtree(image_folder / split / name)
+    assert evaluate.main([*on_folder(image_folder), f"--weights={colour_weights}"]) == 0
+    assert "1 held-out images in 1 classes" in capsys.readouterr().out
+
+
+def test_images_with_other_channels_are_refused(weights, image_folder, tmp_path, capsys):
+    error = fails(tmp_path, capsys, *on_folder(image_folder), f"--weights={weights[0]}")
+    assert "must be of a network for images with 3 channels" in error
+    assert "takes 1." in error
+
+
+def test_other_classes_and_another_preprocessing_are_warned_of(image_folder, colour_weights, capsys):
+    for split in ("train", "test"):
+        (image_folder / split / "b").rename(image_folder / split / "x")
+    arguments = on_folder(image_folder, "std=(0.5,0.5,0.5)", "image_size=16")
+    assert evaluate.main([*arguments, f"--weights={colour_weights}"]) == 0
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert warnings == [
+        "warning: the classes differ: label 1 is 'x' here, 'b' in the weights",
+        "warning: the preprocessing differs: size [16, 16] here, [8, 8] in the weights; "
+        "std [0.5, 0.5, 0.5] here, [0.25, 0.25, 0.25] in the weights",
+    ]
+
+
+def test_weights_that_give_no_number_are_named_with_the_example(tmp_path, capsys):
+    save_tiny(tmp_path / "weights", **{"head.fc.bias": np.full(10, np.nan, np.float32)})
+    error = fails(
+        tmp_path, capsys, *SMALL, f"--weights={tmp_path / 'weights'}", f"--logits={tmp_path / 'l.npy'}"
+    )
+    assert "must be finite; those of held-out image 0 are not" in error
+
+
+WRONG = {
+    "no weights": (["--weights=nowhere"], "nowhere holds no weights"),
+    "an absent folder": (["--output=nowhere/results.json"], "`--output` must name a file in a folder that"),
+    "a folder as output": (["--output=."], "`--output` must name a file; . is a folder"),
+    "a folder as logits": (["--logits=.."], "`--logits` must name a file; .. is a folder"),
+    "a device": (["--output=/dev/null"], "`--output` must name a file; /dev/null is a device"),
+    "no place to write": (["--logits=/proc/logits.npy"], "`--logits` must name a file that can be written"),
+    "too long a name": ([f"--output={'x' * 300}"], "File name too long"),
+    "one file for both": (
+        ["--output=x", "--logits=./x"],
+        "`--logits` must name another file than `--output`",
+    ),
+    "precision": (["--config.precision=float64"], "`precision` must be one of float32, bfloat16"),
+    "unknown flag": (["--workdir=x"], "Unrecognized arguments: --workdir=x"),
+    "unknown field": (["--config.data.batch=3"], "The config has no field `data.batch`"),
+    "absent data": (
+        ["--config.data.source=folder", "--config.data.root=nowhere", "--config.data.mean=(0,0,0)"],
+        "`data.std` must hold one number for each of the 3 channels",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_input_gets_one_sentence(arguments, sentence, weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def late(*_, **__):
+        raise AssertionError("nothing is evaluated before the input is checked")
+
+    monkeypatch.setattr(evaluation, "evaluate", late)
+    assert sentence in fails(tmp_path, capsys, *SMALL, f"--weights={weights[0]}", *arguments)
+
+
+def test_ctrl_c_leaves_one_line_and_nothing_else(weights, tmp_path, monkeypatch, capsys):
+    whole = evaluation.scores
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return whole(*arguments)
+
+    monkeypatch.setattr(evaluation, "scores", interrupted)
+    assert evaluate.main([*SMALL, f"--weights={weights[0]}", f"--output={tmp_path / 'results.json'}"]) == 130
+    assert capsys.readouterr().err == "stopped: the same command starts again\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_replaced_whole(weights, tmp_path):
+    (tmp_path / "results.json").write_text("an earlier result")
+    result, _ = results(tmp_path, *SMALL, f"--weights={weights[0]}")
+    assert result["num_examples"] == 20
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["logits.npy", "results.json"]
