@@ -309,8 +309,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), WRONG.values(), ids=WRONG.keys())
-def test_a_wrong_input_gets_one_sentence(arguments, sentence, weights, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_input_gets_one_sentence(wrong, weights, tmp_path, monkeypatch, capsys):
+    arguments, sentence = WRONG[wrong]
     monkeypatch.chdir(tmp_path)
 
     def late(*_, **__):

@@ -1,6 +1,7 @@
 """Ranks, likelihood and calibration by hand, against scikit-learn and PyTorch, and their properties."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_calibration_equals_the_loop_of_the_paper_s_code():
     accuracies = predictions.eq(torch.tensor(LABELS))
     boundaries = torch.linspace(0, 1, 16, dtype=torch.float64)
     expected = 0.0
-    for lower, upper in zip(boundaries[:-1], boundaries[1:], strict=True):
+    for lower, upper in pairwise(boundaries):
         inside = confidences.gt(lower) & confidences.le(upper)
         if inside.any():
             gap = confidences[inside].mean() - accuracies[inside].double().mean()

@@ -6,8 +6,8 @@ import jax
 from flax import nnx
 
 from dks_jax import Branch, DeeplySupervised
-from dks_jax.layers import BatchNorm, Conv
 from dks_jax.functional import get_arrays
+from dks_jax.layers import BatchNorm, Conv
 from dks_jax.models.wide_resnet import Head
 from dks_jax.supervision import backbone_only
 from dks_jax.weights import save_weights
@@ -58,7 +58,7 @@ def save_tiny(
     branches: bool = True,
     **changed: jax.Array,
 ) -> DeeplySupervised:
-    """Writes the weights of an untrained network, some of its arrays changed; returns it, in evaluation mode."""
+    """Writes the weights of a fresh network, some arrays of it changed; returns it, in evaluation mode."""
     network = tiny_network(num_classes, channels=channels)
     network.eval()
     arrays = get_arrays(network) | changed
