@@ -32,15 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = evaluation.evaluate(
             setting, skip_unreadable=command.skip_unreadable, keep_logits=command.logits is not None
         )
-        print(evaluation.show(result), flush=True)
-        if command.output:
-            description = {**evaluation.description(setting, result), "config": command.config_file}
-            with replacing(command.output) as partial:
-                partial.write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
-        if command.logits and result.logits is not None:
-            # numpy.save would add .npy to the name of a path.
-            with replacing(command.logits) as partial, partial.open("wb") as file:
-                np.save(file, result.logits)
+        # Shown even where a file cannot be written, and written even where nobody reads what is shown.
+        try:
+            write(command, setting, result)
+        finally:
+            print(evaluation.show(result), flush=True)
     except KeyboardInterrupt:
         print("stopped: the same command starts again", file=sys.stderr)
         return 130
@@ -98,6 +94,18 @@ def _destination(arguments, name: str) -> Path | None:
     path = Path(given).expanduser()
     require_writable(path, f"--{name}")
     return path
+
+
+def write(command: Command, setting: evaluation.Setting, result: evaluation.Result) -> None:
+    """Writes the files that are wanted, each of them whole or not at all."""
+    if command.output:
+        description = {**evaluation.description(setting, result), "config": command.config_file}
+        with replacing(command.output) as partial:
+            partial.write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
+    if command.logits and result.logits is not None:
+        # numpy.save would add .npy to the name of a path.
+        with replacing(command.logits) as partial, partial.open("wb") as file:
+            np.save(file, result.logits)
 
 
 if __name__ == "__main__":

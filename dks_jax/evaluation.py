@@ -153,7 +153,8 @@ def show(result: Result) -> str:
     ]
     lines = [f"skipped, since it cannot be decoded: {name}" for name in result.skipped]
     if result.skipped:
-        lines.append(f"skipped: {len(result.skipped):,} images")
+        total = result.num_examples + len(result.skipped)
+        lines.append(f"skipped: {len(result.skipped):,} of {total:,} images")
     return "\n".join(
         [
             *lines,

@@ -1,5 +1,6 @@
 """Evaluation against training's own figures, against images one at a time, and wrong inputs."""
 
+import errno
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from dks_jax.data.resident import EvaluationFeed
 from dks_jax.steps import Devices, Forward
 from dks_jax.weights import load_network
 from runs import CONFIGS, DIGITS, FOUR_DEVICES, records, run
+from test_tfds_source import example, noise, prepare
 from tiny_network import save_tiny, tiny_network
 
 pytestmark = pytest.mark.usefixtures("tiny_model")
@@ -208,6 +210,55 @@ def test_cifar10_small_evaluates_too(image_folder, colour_weights):
     assert evaluate.main(arguments) == 0
 
 
+def test_a_prepared_data_set_is_streamed_or_taken_in_part(tmp_path, capsys):
+    save_tiny(tmp_path / "weights", 3, channels=3, size=6, mean=0.5, std=0.25)
+    prepare(tmp_path, {"train": [example(0)], "test": [example(seed) for seed in range(9, 16)]})
+    arguments = on_folder(tmp_path, "source=tfds", "name=tiny", "batch_size=4", "train_per_class=100")
+    arguments += ["--config.data.image_size=6", f"--weights={tmp_path / 'weights'}"]
+    result, streamed = results(tmp_path, *arguments)
+    assert result["num_examples"] == 7
+    assert "7 held-out images in 3 classes, streamed" in capsys.readouterr().out
+    part, resident = results(tmp_path, *arguments, "--config.data.test_per_class=1")
+    assert part["num_examples"] == 3
+    assert "3 held-out images in 3 classes, in memory" in capsys.readouterr().out
+    network, _ = load_network(tmp_path / "weights")
+    expected = one_at_a_time(network, [noise(seed) for seed in range(9, 16)], 0.5, 0.25)
+    # tfds shuffles what it writes: by its logits one knows an image again.
+    distances = np.abs(streamed[:, :, None] - expected[:, None]).max(axis=(0, 3))
+    order = np.argmin(distances, axis=1)
+    assert sorted(order) == list(range(7))
+    assert distances.min(axis=1).max() < 1e-5
+    labels = order % 3
+    first = sorted(labels.tolist().index(label) for label in range(3))
+    np.testing.assert_allclose(resident, streamed[:, first], rtol=1e-5, atol=1e-5)
+    wrong = np.argmax(streamed[-1], axis=-1) != labels
+    assert result["top1_error"] == pytest.approx(100 * wrong.mean())
+
+
+def test_real_photographs(tmp_path):
+    if "DKS_TEST_DATA" not in os.environ:
+        pytest.skip("DKS_TEST_DATA is unset: it names a folder with imagenet_samples")
+    photographs = Path(os.environ["DKS_TEST_DATA"]) / "imagenet_samples/val"
+    for split in ("train", "val"):
+        (tmp_path / split).symlink_to(photographs)
+    paths = sorted(photographs.glob("*/*.JPEG"))
+    names = sorted({path.parent.name for path in paths})
+    network = save_tiny(tmp_path / "weights", len(names), channels=3, size=32, class_names=names)
+    arguments = on_folder(tmp_path, "image_size=32", "batch_size=16", "mean=(0.305,0.305,0.305)")
+    arguments += ["--config.data.std=(0.376,0.376,0.376)", f"--weights={tmp_path / 'weights'}"]
+    result, logits = results(tmp_path, *arguments)
+    images = [
+        np.asarray(Image.open(path).convert("RGB").resize((32, 32), Image.Resampling.BICUBIC))
+        for path in paths
+    ]
+    expected = one_at_a_time(network, images, 0.305, 0.376)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+    labels = [names.index(path.parent.name) for path in paths]
+    for k, name in ((1, "top1_error"), (5, "top5_error")):
+        accuracy = top_k_accuracy_score(labels, expected[-1], k=k, labels=np.arange(len(names)))
+        assert result[name] == pytest.approx(100 * (1 - accuracy))
+
+
 def test_an_unreadable_image_stops_it_by_name(image_folder, colour_weights, tmp_path, capsys):
     (image_folder / "test/b/1.png").write_bytes(b"no image")
     error = fails(
@@ -232,7 +283,7 @@ def test_unreadable_images_are_skipped_counted_and_listed(image_folder, colour_w
     assert result["num_examples"] == 2
     np.testing.assert_array_equal(logits, whole)
     output = capsys.readouterr().out
-    assert "skipped, since it cannot be decoded: test/b/0.png\n" in output
+    assert "skipped, since it cannot be decoded: test/b/0.png\nskipped: 2 of 4 images\n" in output
     # But for what was skipped and how fast it was, nothing has changed.
     assert output[output.index("\n\n|") :] == whole_output[whole_output.index("\n\n|") :]
 
@@ -331,6 +382,19 @@ def test_ctrl_c_leaves_one_line_and_nothing_else(weights, tmp_path, monkeypatch,
     monkeypatch.setattr(evaluation, "scores", interrupted)
     assert evaluate.main([*SMALL, f"--weights={weights[0]}", f"--output={tmp_path / 'results.json'}"]) == 130
     assert capsys.readouterr().err == "stopped: the same command starts again\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_are_shown_where_a_file_cannot_be_written(weights, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    assert evaluate.main([*SMALL, f"--weights={weights[0]}", f"--logits={tmp_path / 'logits.npy'}"]) == 2
+    captured = capsys.readouterr()
+    assert "[Error rate] Top-1: " in captured.out
+    assert captured.err.startswith("error: No space left on device")
+    assert captured.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
