@@ -94,16 +94,19 @@ def evaluate(setting: Setting, *, skip_unreadable: bool = False, keep_logits: bo
     Raises:
       InputError: an image cannot be read, or none where they are skipped; a logit is not finite.
     """
-    fields, split, skipped = setting.config.data, setting.held_out.split, dict[int, str]()
+    fields, split = setting.config.data, setting.held_out.split
+    skipped: dict[int, str] = {}
     if skip_unreadable and isinstance(split, StoredSplit):
         split = _skipping(split, skipped)
     devices = Devices(batches_per_call=1)
-    forward = Forward(setting.network, devices)
-    parts, kept, watch, seen = list[Scores](), list[np.ndarray](), Stopwatch(), 0
-    preparation = Preparation(
-        tuple(fields.mean), tuple(fields.std), dtype=computing_dtype(setting.config.precision)
-    )
+    dtype = computing_dtype(setting.config.precision)
+    preparation = Preparation(tuple(fields.mean), tuple(fields.std), dtype=dtype)
     feed = data.held_out_feed(split, preparation, batch_size=fields.batch_size, devices=devices)
+    forward = Forward(setting.network, devices)
+    parts: list[Scores] = []
+    kept: list[np.ndarray] = []
+    seen = 0
+    watch = Stopwatch()
     begin = time.perf_counter()
     with tqdm(total=split.num_examples, unit="image", dynamic_ncols=True, disable=None) as bar:
         for output in forward.batches(feed):
@@ -125,12 +128,13 @@ def evaluate(setting: Setting, *, skip_unreadable: bool = False, keep_logits: bo
             f"{skipped[0]} the first of them."
         )
     whole = Scores(*(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)))
+    of_each = [Scores(*own) for own in zip(*whole, strict=True)]
     return Result(
-        {name: figures(Scores(*(a[i] for a in whole))) for i, name in enumerate(setting.network.names)},
-        whole.ranks.shape[1],
-        [name for _, name in sorted(skipped.items())],
-        np.concatenate(kept, axis=1) if keep_logits else None,
-        watch.images_per_second,
+        classifiers=dict(zip(setting.network.names, map(figures, of_each), strict=True)),
+        num_examples=whole.ranks.shape[1],
+        skipped=[name for _, name in sorted(skipped.items())],
+        logits=np.concatenate(kept, axis=1) if keep_logits else None,
+        images_per_second=watch.images_per_second,
     )
 
 

@@ -118,20 +118,19 @@ def predict(weights: str | Path, paths: Sequence[Path]) -> list[list[Prediction]
         _unlabelled(paths, preprocessing), preparation, batch_size=BATCH_SIZE, devices=devices
     )
     class_names = metadata.get("class_names")
+
+    def prediction(label: int, probability: float) -> Prediction:
+        return Prediction(label, class_names[label] if class_names else None, probability)
+
     predictions: list[list[Prediction]] = []
     for output in Forward(network.drop_branches(), devices).batches(feed):
         begin = len(predictions)
         require_finite(output.logits, [str(path) for path in paths[begin : begin + len(output.labels)]])
-        for logits, probabilities in zip(
-            output.logits[-1], np.exp(log_softmax(output.logits[-1])), strict=True
-        ):
-            likeliest = np.argsort(-logits, kind="stable")[:MOST_LIKELY]
-            predictions.append(
-                [
-                    Prediction(int(i), class_names[i] if class_names else None, float(probabilities[i]))
-                    for i in likeliest
-                ]
-            )
+        (logits,) = output.logits
+        likeliest = np.argsort(-logits, axis=-1, kind="stable")[:, :MOST_LIKELY]
+        probabilities = np.take_along_axis(np.exp(log_softmax(logits)), likeliest, axis=-1)
+        for labels, own in zip(likeliest.tolist(), probabilities.tolist(), strict=True):
+            predictions.append(list(map(prediction, labels, own)))
     return predictions
 
 
