@@ -3,7 +3,6 @@
 Most of it needs TensorFlow, as tfds does to prepare: pip install -e '.[prepare]'.
 """
 
-import io
 import signal
 import subprocess
 import sys
@@ -17,14 +16,14 @@ import numpy as np
 import prepare_dataset
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image
 from tensorflow_datasets.core.download import checksums, downloader
 
 from dks_jax.data import cifar, folder, tfds_source
 from dks_jax.data.images import Split
 from dks_jax.data.views import View
+from imagenet_archives import photo, write_archives
 from test_cifar import DATASETS, FOLDERS, batches, write_binary
-from test_tfds_source import arrays, edit, in_order, noise
+from test_tfds_source import arrays, edit, in_order
 from web_server import serving
 
 NEEDS_TENSORFLOW = pytest.mark.skipif(
@@ -336,38 +335,11 @@ def test_instructions_for_files_by_hand_are_passed_on(places, capsys):
     assert not places.data.parent.exists()
 
 
-def photo(seed: int) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(noise(seed, 40, 50)).save(file, "jpeg")
-    return file.getvalue()
-
-
-def tar_of(members: dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return file.getvalue()
-
-
 @NEEDS_TENSORFLOW
 def test_imagenet_is_read_as_it_is_in_its_archives(places):
     # The first two classes; the published label of the first validation image is 65, the sea snake n01751748.
     classes = {"n01440764": [photo(0), photo(1)], "n01443537": [photo(2)]}
-    train = {
-        f"{name}.tar": tar_of({f"{name}_{i}.JPEG": image for i, image in enumerate(images)})
-        for name, images in classes.items()
-    }
-    archives = {
-        "train": train,
-        "val": {"ILSVRC2012_val_00000001.JPEG": photo(3)},
-        # Those have no labels.
-        "test": {"ILSVRC2012_test_00000001.JPEG": photo(4)},
-    }
-    for split, members in archives.items():
-        (places.manual / f"ILSVRC2012_img_{split}.tar").write_bytes(tar_of(members))
+    write_archives(places.manual, classes, [photo(3)], [photo(4)])
     result = subprocess.run(
         [sys.executable, "-W", "error", prepare_dataset.__file__, *command("imagenet2012", places)],
         capture_output=True,

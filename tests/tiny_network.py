@@ -10,7 +10,7 @@ from dks_jax.functional import get_arrays
 from dks_jax.layers import BatchNorm, Conv
 from dks_jax.models.wide_resnet import Head
 from dks_jax.supervision import backbone_only
-from dks_jax.weights import save_weights
+from dks_jax.weights_folder import Weights, save_weights
 
 
 class Stage(nnx.Module):
@@ -73,5 +73,5 @@ def save_tiny(
             "std": [std] * channels,
         },
     }
-    save_weights(folder, arrays if branches else backbone_only(arrays), {}, metadata)
+    save_weights(folder, Weights(arrays if branches else backbone_only(arrays), {}, metadata))
     return network

@@ -1,0 +1,94 @@
+"""ImageNet as tfds prepares it from its archives, evaluated as the same images in a folder are."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import prepare_dataset
+import pytest
+
+from dks_jax import evaluate, models
+from dks_jax.data import tfds_source
+from dks_jax.data.views import View
+from dks_jax.functional import get_arrays
+from dks_jax.imagenet_classes import wordnet_ids
+from dks_jax.weights_folder import Weights, save_weights
+from imagenet_archives import photo, val_name, write_archives
+from runs import CONFIGS
+from test_prepare_dataset import NEEDS_TENSORFLOW
+
+PHOTOGRAPHS = os.environ.get("DKS_TEST_DATA")
+
+
+def images():
+    """Encoded ones: real photographs where they are, and some of odd sizes."""
+    made = [photo(seed, 60 + 13 * seed, 90 - 7 * seed) for seed in range(4)]
+    if not PHOTOGRAPHS:
+        return made
+    real = sorted(Path(PHOTOGRAPHS, "imagenet_samples").glob("val/*/*"))
+    return [*made, *(path.read_bytes() for path in real[::8])]
+
+
+def save_random_weights(folder, favourite):
+    """A ResNet-18 that finds one class in every image."""
+    network = models.build({"name": "resnet18"}, num_classes=1000, channels=3, branches=True, seed=0)
+    arrays = {name: np.array(array) for name, array in get_arrays(network).items()}
+    for name, array in arrays.items():
+        if name.endswith("head.fc.bias"):
+            array[favourite] += 100.0
+    metadata = {
+        "model": {"name": "resnet18"},
+        "class_names": wordnet_ids(),
+        "preprocessing": {
+            "name": "dks",
+            "height": 224,
+            "width": 224,
+            "channels": 3,
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+        },
+    }
+    save_weights(folder, Weights(arrays, {}, metadata))
+
+
+@NEEDS_TENSORFLOW
+def test_a_prepared_imagenet_and_a_folder_give_the_same_errors_and_logits(tmp_path):
+    encoded = images()
+    manual = tmp_path / "manual"
+    manual.mkdir()
+    write_archives(manual, {"n01440764": [photo(9)]}, encoded)
+    places = [f"--data_dir={tmp_path / 'tfds'}", f"--manual_dir={manual}"]
+    program = [sys.executable, prepare_dataset.__file__, "imagenet2012", *places]
+    subprocess.run(program, capture_output=True, check=True)
+    split, names = tfds_source.load_held_out(str(tmp_path / "tfds"), "imagenet2012", View(224, 3, "dks"))
+    order = [split.name(i) for i in range(split.num_examples)]
+    assert sorted(order) == [val_name(i) for i in range(len(encoded))]
+    # The same images as a folder; train/ says which label a class has.
+    for name in names:
+        (tmp_path / "folder" / "train" / name).mkdir(parents=True)
+    labels = {split.name(i): split.read(i)[1] for i in range(split.num_examples)}
+    for i, image in enumerate(encoded):
+        path = tmp_path / "folder" / "val" / names[labels[val_name(i)]] / val_name(i)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image)
+    save_random_weights(tmp_path / "weights", favourite=labels[val_name(0)])
+    results, logits = {}, {}
+    for source, root in (("tfds", tmp_path / "tfds"), ("folder", tmp_path / "folder")):
+        command = [f"--config={CONFIGS / 'imagenet_resnet18.py'}", f"--weights={tmp_path / 'weights'}"]
+        command += [f"--config.data.source={source}", f"--config.data.root={root}"]
+        command += [f"--output={tmp_path / source}.json", f"--logits={tmp_path / source}.npy"]
+        assert evaluate.main([*command, "--config.data.batch_size=4"]) == 0
+        results[source] = json.loads((tmp_path / f"{source}.json").read_text())
+        logits[source] = np.load(tmp_path / f"{source}.npy")
+    in_folder = [path.name for path in sorted((tmp_path / "folder").glob("val/*/*"))]
+    assert order != in_folder
+    np.testing.assert_array_equal(
+        logits["tfds"], logits["folder"][:, [in_folder.index(name) for name in order]]
+    )
+    assert results["tfds"]["num_examples"] == len(encoded)
+    assert 0 < results["tfds"]["top1_error"] < 100
+    for classifier, figures in results["tfds"]["classifiers"].items():
+        assert figures == pytest.approx(results["folder"]["classifiers"][classifier], rel=1e-12)

@@ -1,0 +1,89 @@
+"""Training a ResNet with its branches as the ImageNet configs do, on a handful of images."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from comparison import assert_same_bits
+from dks_jax import configuration, models
+from dks_jax.supervision import backbone_only
+from runs import CONFIGS, last_checkpoint, records, without_speed
+
+PHOTOGRAPHS = os.environ.get("DKS_TEST_DATA")
+
+
+def photographs(folder, count):
+    """A folder of as many classes as images, the same ones in train/ and val/."""
+    paths = sorted(Path(PHOTOGRAPHS, "imagenet_samples").glob("val/*/*"))[:: 50 // count]
+    for path in paths:
+        for split in ("train", "val"):
+            target = folder / split / path.parent.name / path.name
+            target.parent.mkdir(parents=True)
+            target.symlink_to(path)
+    return folder
+
+
+def command(folder, workdir, size, batch_size, epochs):
+    """Without random crops, which would take many more epochs to learn by heart."""
+    fields = ["source=folder", f"root={folder}", f"image_size={size}", f"batch_size={batch_size}"]
+    fields += ["random_resized_crop=False", "flip=False"]
+    return [
+        *(sys.executable, "-m", "dks_jax.train", "--config", str(CONFIGS / "imagenet_resnet18.py")),
+        *(f"--config.data.{field}" for field in fields),
+        f"--config.epochs={epochs}",
+        "--config.optimizer.learning_rate=0.02",
+        "--config.checkpoint_every_minutes=0.01",
+        f"--workdir={workdir}",
+    ]
+
+
+def whole_checkpoints(workdir):
+    return sorted(int(path.parent.name) for path in workdir.glob("checkpoints/[0-9]*/complete.json"))
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "batch_size", "epochs"),
+    [(10, 96, 5, 14), pytest.param(50, 224, 10, 14, marks=pytest.mark.slow)],
+)
+def test_resnet18_learns_photographs_by_heart_and_a_killed_run_ends_as_an_unbroken_one(
+    count, size, batch_size, epochs, tmp_path
+):
+    if not PHOTOGRAPHS:
+        pytest.skip("the environment variable DKS_TEST_DATA names no folder of images")
+    folder = photographs(tmp_path / "images", count)
+    runs = {name: command(folder, tmp_path / name, size, batch_size, epochs) for name in ("whole", "killed")}
+    subprocess.run(runs["whole"], check=True, capture_output=True)
+    errors = [record["error"] for record in records(tmp_path / "whole") if record["split"] == "train"]
+    print("train errors by epoch, %:", *errors)
+    assert errors[-1] == 0.0
+    # Killed within an epoch, some way on.
+    process = subprocess.Popen(runs["killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    steps = count // batch_size
+    while not any(step > 2 * steps and step % steps for step in whole_checkpoints(tmp_path / "killed")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    resumed = subprocess.run(runs["killed"], check=True, capture_output=True, text=True)
+    assert f" of {epochs} epochs and " in resumed.stdout
+    assert_same_bits(last_checkpoint(tmp_path / "killed"), last_checkpoint(tmp_path / "whole"))
+    lines, expected = ([without_speed(r) for r in records(tmp_path / name)] for name in ("killed", "whole"))
+    assert lines == expected
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+def test_the_configs_fit_their_networks(depth):
+    config = configuration.load(str(CONFIGS / f"imagenet_resnet{depth}.py"), {})
+    models.check(config.model)
+    assert (config.method, config.epochs, config.optimizer.drop_epochs) == ("dks", 100, (31, 61, 91))
+    assert config.data.color_jitter == (0.4 if depth == 152 else 0.0)
+    shapes = models.shapes(config.model, num_classes=1000, channels=3, branches=True)
+    parameters = {n: s for n, s in shapes.items() if not n.endswith((".mean", ".var"))}
+    count = sum(shape.size for shape in backbone_only(parameters).values())
+    # As torchvision states them with its weights.
+    published = {18: 11689512, 34: 21797672, 50: 25557032, 101: 44549160, 152: 60192808}
+    assert count == published[depth]
