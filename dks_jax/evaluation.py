@@ -71,8 +71,9 @@ def prepare(config: Config, weights: str) -> Setting:
     """
     computing_dtype(config.precision)
     config = copy.deepcopy(config)
-    # No training image is read, and which of a data set of tfds are of one class only reading tells.
-    config.data.train_per_class = 0
+    # What training images go through is no matter.
+    config.data.update(train_per_class=0, random_resized_crop=False, color_jitter=0.0)
+    # Which images of a data set of tfds are of one class only reading tells.
     config.data.streamed = config.data.source == "folder" or (
         config.data.source == "tfds" and not config.data.test_per_class
     )
@@ -233,7 +234,8 @@ def _describe(
 ) -> list[str]:
     """Weights, data, preprocessing, precision and devices, a line each; warnings."""
     fields, split = config.data, held_out.split
-    source = ", ".join(filter(None, (fields.source, fields.name, fields.root)))
+    named = fields.source in ("cifar", "tfds")
+    source = ", ".join(filter(None, (fields.source, fields.name if named else "", fields.root)))
     kept = "streamed" if fields.streamed else "in memory"
     mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (fields.mean, fields.std))
     return [

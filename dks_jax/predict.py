@@ -16,13 +16,14 @@ import numpy as np
 
 from dks_jax import data
 from dks_jax.command_line import Parser, markdown_table, report, silence_libraries
-from dks_jax.data.folder import EXTENSIONS, decode
+from dks_jax.data import folder
 from dks_jax.data.images import StoredSplit
 from dks_jax.data.preparation import Preparation
 from dks_jax.data.views import View
 from dks_jax.errors import InputError
 from dks_jax.evaluation import require_finite
 from dks_jax.evaluation_metrics import log_softmax
+from dks_jax.imagenet_classes import display_name
 from dks_jax.steps import Devices, Forward
 from dks_jax.weights import load_network
 
@@ -87,13 +88,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
     for name in names:
         path = Path(name).expanduser()
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if _is_image(file, path))
-            if not found:
-                raise InputError(
-                    f"{path} holds no image; name a folder with files that end in one of "
-                    f"{', '.join(sorted(EXTENSIONS))}."
-                )
-            paths += found
+            paths += folder.find_images(path)
         elif path.is_file():
             paths.append(path)
         else:
@@ -120,7 +115,7 @@ def predict(weights: str | Path, paths: Sequence[Path]) -> list[list[Prediction]
     class_names = metadata.get("class_names")
 
     def prediction(label: int, probability: float) -> Prediction:
-        return Prediction(label, class_names[label] if class_names else None, probability)
+        return Prediction(label, display_name(class_names[label]) if class_names else None, probability)
 
     predictions: list[list[Prediction]] = []
     for output in Forward(network.drop_branches(), devices).batches(feed):
@@ -167,7 +162,7 @@ def _unlabelled(paths: Sequence[Path], preprocessing: dict[str, Any]) -> StoredS
     view = View(preprocessing["height"], preprocessing["channels"], preprocessing.get("name", "squash"))
 
     def read(index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
-        return decode(paths[index], view, rng), 0
+        return folder.decode(paths[index], view, rng), 0
 
     return StoredSplit(
         num_examples=len(paths),
@@ -176,11 +171,6 @@ def _unlabelled(paths: Sequence[Path], preprocessing: dict[str, Any]) -> StoredS
         read=read,
         name=lambda index: str(paths[index]),
     )
-
-
-def _is_image(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return path.suffix.lower() in EXTENSIONS and not hidden and not path.is_dir()
 
 
 if __name__ == "__main__":

@@ -74,8 +74,7 @@ def class_names(split_folder: Path) -> tuple[str, ...]:
 def list_images(split_folder: Path, names: tuple[str, ...]) -> tuple[list[Path], np.ndarray]:
     """Lists the images of a split, in sorted path order, and their int32 labels (positions in names).
 
-    Images lie at any depth below their class folder and are recognised by extension in either case; hidden
-    files and what lies in hidden folders are left out.
+    Images lie at any depth below their class folder; see `find_images`.
 
     Raises InputError for a class folder that is not in names or holds no image.
     """
@@ -86,15 +85,32 @@ def list_images(split_folder: Path, names: tuple[str, ...]) -> tuple[list[Path],
             raise InputError(
                 f"{split_folder / name} is no class of the training split; remove it or add it there."
             )
-        found = sorted(path for path in (split_folder / name).rglob("*") if _is_image(path, split_folder))
-        if not found:
-            raise InputError(
-                f"{split_folder / name} holds no image; remove it or add files that end in one of"
-                f" {', '.join(sorted(EXTENSIONS))}."
-            )
+        found = find_images(split_folder / name)
         paths += found
         labels += [names.index(name)] * len(found)
     return paths, np.array(labels, dtype=np.int32)
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Lists the image files below a folder, at any depth, in sorted path order.
+
+    They are recognised by extension in either case; hidden files and those in hidden folders are left out.
+
+    Raises InputError where there is none.
+    """
+
+    def is_image(path: Path) -> bool:
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        # A link to an absent file counts, so that decoding reports it.
+        return path.suffix.lower() in EXTENSIONS and not hidden and not path.is_dir()
+
+    found = sorted(path for path in folder.rglob("*") if is_image(path))
+    if not found:
+        raise InputError(
+            f"{folder} holds no image; remove it or add files that end in one of"
+            f" {', '.join(sorted(EXTENSIONS))}."
+        )
+    return found
 
 
 def decode(path: Path, view: View, rng: np.random.Generator | None = None) -> np.ndarray:
@@ -106,13 +122,6 @@ def decode(path: Path, view: View, rng: np.random.Generator | None = None) -> np
         return decoding.decode(path, view, rng)
     except UndecodableError as error:
         raise UnreadableError(str(path), f"{path} {error}; replace it or remove it.") from error
-
-
-def _is_image(path: Path, split_folder: Path) -> bool:
-    """Tells whether the path has an image's extension, is not hidden and is not a folder."""
-    hidden = any(part.startswith(".") for part in path.relative_to(split_folder).parts)
-    # A link to an absent file counts, so that decoding reports it.
-    return path.suffix.lower() in EXTENSIONS and not hidden and not path.is_dir()
 
 
 def _first(
