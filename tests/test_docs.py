@@ -4,10 +4,17 @@ import re
 import shlex
 from pathlib import Path
 
+import convert_pytorch
 import pytest
 
-from dks_jax import train
+from dks_jax import evaluate, predict, train
 
+PROGRAMS = {
+    "train": train.main,
+    "evaluate": evaluate.main,
+    "predict": predict.main,
+    "convert_pytorch": convert_pytorch.main,
+}
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -22,9 +29,8 @@ def run(language, text, names):
         exec(compile(text, "example", "exec"), names)
         return
     for command in text.replace("\\\n", " ").strip().splitlines():
-        words = shlex.split(command)
-        assert words[:3] == ["python", "-m", "dks_jax.train"]
-        assert train.main(words[3:]) == 0
+        program, arguments = re.fullmatch(r"python (?:-m dks_jax\.|tools/)(\w+)(?:\.py)? (.*)", command).groups()
+        assert PROGRAMS[program](shlex.split(arguments)) == 0
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.stem)
