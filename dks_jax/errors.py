@@ -9,6 +9,12 @@ class InputError(ValueError):
     """
 
 
+def printable(text: str, limit: int = 60) -> str:
+    """A text out of a file, for a message: on one line, without control characters, cut off at `limit`."""
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:limit])
+    return escaped if len(text) <= limit else f"{escaped}..."
+
+
 def first_line(error: BaseException) -> str:
     """What an error says first, its type where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]

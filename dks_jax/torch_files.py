@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dks_jax.errors import InputError, first_line
+from dks_jax.errors import InputError, first_line, printable
 from dks_jax.files import replacing
 
 SUFFIXES = (".pth", ".pt7", ".pt", ".safetensors")
@@ -53,7 +53,7 @@ class Tensor(NamedTuple):
         import torch
 
         dtype = torch.float32 if self.stored.is_floating_point() else torch.int64
-        return self.stored.detach().to(dtype).contiguous().numpy()
+        return self.stored.detach().to(dtype).resolve_neg().contiguous().numpy()
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -72,19 +72,20 @@ def read(file: Path) -> dict[str, Any]:
     with file.open("rb"):
         pass
     try:
-        content = _load(file)
+        # Unwrapped with them: the dictionaries may lie in each other, or may not be what they seem.
+        content = _wrap(_load(file), {})
     # Not a list of types: on damaged bytes the readers raise many.
     except Exception as error:
         raise InputError(
             f"{file} cannot be read as a PyTorch checkpoint of tensors ({_reason(error)}): give a file that "
             "holds a state dict, e.g. of torch.save(model.state_dict(), FILE), whole and unchanged."
         ) from error
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):
         raise InputError(
             f"{file} must hold a dictionary of tensors; it holds a {type(content).__name__}: save the state "
             "dict of the model, by torch.save(model.state_dict(), FILE)."
         )
-    return _wrap(content)
+    return content
 
 
 def write(file: Path, content: Mapping[str, Any]) -> None:
@@ -129,13 +130,17 @@ def _load(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def _wrap(value: Any) -> Any:
+def _wrap(value: Any, wrapped: dict[int, Any]) -> Any:
+    """The value with its tensors wrapped; `wrapped` has what was, since one may stand in many places."""
     import torch
 
     if isinstance(value, torch.Tensor):
         return Tensor(tuple(value.shape), str(value.dtype).removeprefix("torch."), value)
-    if isinstance(value, Mapping):
-        return {key: _wrap(inner) for key, inner in value.items()}
+    if isinstance(value, dict):
+        if id(value) not in wrapped:
+            # A file can give its dictionary an attribute in place of the method `items`.
+            wrapped[id(value)] = {key: _wrap(inner, wrapped) for key, inner in dict.items(value)}
+        return wrapped[id(value)]
     return value
 
 
@@ -158,11 +163,8 @@ def _require(package: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    # torch explains at length how to trust a file that asks for more.
-    if "Unsupported" in str(error) or "weights_only" in str(error).lower():
+    # In torch's own words, which come after pages on how to trust a file that asks for more.
+    if any(words in str(error) for words in ("GLOBAL", "call reduce", "Can only", "TorchScript")):
         return "it refers to code, which is not run"
-    return (
-        f"{type(error).__name__}: {first_line(error)[:150].rstrip('.: ')}"
-        if str(error)
-        else type(error).__name__
-    )
+    said = first_line(error).partition(". ")[0]
+    return f"it is damaged or of another format: {type(error).__name__}: {printable(said, 100)}"

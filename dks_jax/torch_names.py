@@ -14,11 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dks_jax.errors import InputError
+from dks_jax.models import wide_resnet
 from dks_jax.models.resnet import RECIPES
 
 Shape = tuple[int, ...]
 ARRAYS = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 COUNTER = "num_batches_tracked"
+# Of a wide ResNet: the published ones end at 40, and building one takes longer with the square of its depth.
+DEEPEST = 100
+# Number of classes, of channels, or width: far beyond any that fits into memory.
+LARGEST = 10**6
 
 
 class Network(NamedTuple):
@@ -164,26 +169,29 @@ def recognise(shapes: Mapping[str, Shape]) -> Network | None:
 
     Only a few of the names are looked at: whether the others are right is another question.
     """
+    network = None
     try:
         if "group0.block0.conv0" in shapes:
-            return _wide_resnet(shapes)
-        if "layer1.0.conv1.weight" in shapes:
-            return _resnet(shapes)
-    except (KeyError, IndexError, ValueError):
+            network = _wide_resnet(shapes)
+        elif "layer1.0.conv1.weight" in shapes:
+            network = _resnet(shapes)
+    except (KeyError, IndexError, InputError):
         pass
-    return None
+    return network if network and _is_real(network) else None
+
+
+def _is_real(network: Network) -> bool:
+    """Whether it can be built: a small file can state sizes without holding that many numbers."""
+    sizes = network.num_classes, network.channels, network.model.get("width", 1)
+    return all(1 <= size <= LARGEST for size in sizes) and network.model.get("depth", 0) <= DEEPEST
 
 
 def _wide_resnet(shapes: Mapping[str, Shape]) -> Network:
     num_blocks = len({match[1] for name in shapes if (match := re.match(r"group0\.block(\d+)\.", name))})
-    model = {
-        "name": "wide_resnet",
-        "depth": 6 * num_blocks + 4,
-        "width": shapes["group0.block0.conv0"][0] // 16,
-        "dropout": 0.0,
-    }
+    model = {"depth": 6 * num_blocks + 4, "width": shapes["group0.block0.conv0"][0] // 16, "dropout": 0.0}
+    wide_resnet.check(**model)
     branches = any(name.startswith("ep") for name in shapes)
-    return Network(model, shapes["fc.weight"][0], shapes["conv0"][1], branches)
+    return Network({"name": "wide_resnet", **model}, shapes["fc.weight"][0], shapes["conv0"][1], branches)
 
 
 def _resnet(shapes: Mapping[str, Shape]) -> Network:

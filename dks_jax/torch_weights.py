@@ -14,7 +14,7 @@ import numpy as np
 
 from dks_jax import models, torch_files, torch_names
 from dks_jax.configuration import COUNT_LIMIT
-from dks_jax.errors import InputError, first_line
+from dks_jax.errors import InputError, printable
 from dks_jax.imagenet_classes import wordnet_ids
 from dks_jax.supervision import backbone_only
 from dks_jax.torch_files import Tensor
@@ -90,8 +90,10 @@ def write_checkpoint(file: Path, weights: Weights, *, with_branches: bool = True
       with_branches: False leaves the branches out, and with them the optimizer's state.
 
     Raises:
-      InputError: the network is none that PyTorch checkpoints are known of, or torch is not installed.
+      InputError: the network is none that PyTorch checkpoints are known of, or not the one that the metadata
+        name; torch is not installed.
     """
+    _require_network(weights)
     table = torch_names.table_of(weights.metadata["model"]["name"])
     arrays = {**weights.params, **weights.batch_stats}
     if not with_branches:
@@ -111,6 +113,28 @@ def write_checkpoint(file: Path, weights: Weights, *, with_branches: bool = True
         torch_files.write(file, content)
 
 
+def _require_network(weights: Weights) -> None:
+    """Raises InputError where the metadata, which are a text that can be edited, describe another network."""
+    metadata, arrays = weights.metadata, {**weights.params, **weights.batch_stats}
+    try:
+        expected = models.shapes(
+            metadata["model"],
+            num_classes=len(metadata["class_names"]),
+            channels=metadata["preprocessing"]["channels"],
+            branches=any(name.startswith("branches.") for name in arrays),
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            "The metadata of the weights must have a network as `model`, `class_names` and `preprocessing`, "
+            "as they were written; put a copy of metadata.json back."
+        ) from error
+    if {name: array.shape for name, array in arrays.items()} != {n: a.shape for n, a in expected.items()}:
+        raise InputError(
+            f"The weights must be those of {metadata['model']} with {len(metadata['class_names'])} classes, "
+            "as their metadata say, and are others; put a copy of metadata.json back."
+        )
+
+
 def state_dict(content: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, without the "module." that DataParallel puts before every name.
 
@@ -123,7 +147,7 @@ def state_dict(content: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
             found = content[container]
             break
     odd = [
-        str(name)
+        printable(name) if isinstance(name, str) else f"a name of type {type(name).__name__}"
         for name, value in found.items()
         if not (isinstance(name, str) and isinstance(value, Tensor))
     ]
@@ -153,28 +177,33 @@ def _fit(
     names = torch_names.names(table, own)
     counters = torch_names.counter_names(names) if table.counters else []
     problems = {"missing": [name for name in names if name not in tensors]}
-    problems["unexpected"] = [name for name in tensors if name not in names and name not in counters]
+    problems["unexpected"] = [
+        printable(name) for name in tensors if name not in names and name not in counters
+    ]
     problems["misshapen"] = [
-        f"{name} ({_shape(tensors[name].shape)} instead of {_shape(expected)})"
+        f"{name} ({printable(_shape(tensors[name].shape))} instead of {_shape(expected)})"
         for name, expected in _expected_shapes(names, counters, own).items()
         if name in tensors and tensors[name].shape != expected
     ]
     problems["of a wrong type"] = [
-        f"{name} ({tensor.dtype})"
+        f"{printable(name)} ({tensor.dtype}{'' if tensor.plain else ', without all of its values'})"
         for name, tensor in tensors.items()
         if not tensor.plain or tensor.dtype not in (COUNTER_TYPES if name in counters else ARRAY_TYPES)
     ]
     _refuse(file, network, problems)
     arrays = {name: tensors[name].numpy() for name in names}
+    counts = {name: tensors[name].numpy() for name in counters if name in tensors}
     problems = {
         "not finite": [name for name, array in arrays.items() if not np.all(np.isfinite(array))],
         "negative": [
-            name for name, array in arrays.items() if name.endswith("running_var") and np.any(array < 0)
+            name
+            for name, array in (arrays | counts).items()
+            if name.endswith(("running_var", torch_names.COUNTER)) and np.any(array < 0)
         ],
     }
     _refuse(file, network, problems)
     ours = {own_name: torch_names.from_torch(arrays[name]) for name, own_name in names.items()}
-    return ours, {name: int(tensors[name].numpy()) for name in counters if name in tensors}
+    return ours, {name: int(count) for name, count in counts.items()}
 
 
 def _expected_shapes(
@@ -219,37 +248,57 @@ def _with_progress(file: Path, weights: Weights, content: Mapping[str, Any], nam
     """
     metadata, momentum = dict(weights.metadata), None
     epoch = content.get("epoch", 0)
-    if not isinstance(epoch, int) or not 0 <= epoch <= COUNT_LIMIT:
-        raise InputError(f"{file} must count its epochs from 0; it says {epoch!r}.")
+    # In Python a truth value is a whole number.
+    whole = isinstance(epoch, int | np.integer) and not isinstance(epoch, bool)
+    if not (whole and 0 <= epoch <= COUNT_LIMIT):
+        number = isinstance(epoch, int | float) and abs(epoch) <= COUNT_LIMIT
+        raise InputError(
+            f"{file} must have a whole number from 0 to {COUNT_LIMIT} as `epoch`; it has "
+            f"{epoch if number else f'something of type {type(epoch).__name__}'}: put it right, or leave "
+            "`epoch` and `optimizer` out of the file to take the weights alone."
+        )
     if epoch:
-        metadata["epoch"] = epoch
+        metadata["epoch"] = int(epoch)
     if "optimizer" in content:
         try:
             momentum, metadata["optimizer"] = _momentum(content["optimizer"], names, weights.params)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            reason = str(error) if isinstance(error, InputError) else "it is put together in another way"
+            if isinstance(error, KeyError):
+                reason = f"it has no {printable(str(error))}"
             raise InputError(
-                f"{file} holds an optimizer that is no torch.optim.SGD of all its parameters "
-                f"({type(error).__name__}: {first_line(error)}): leave `optimizer` out of the file to take "
-                "the weights alone."
+                f"{file} holds an optimizer that is no torch.optim.SGD of all its parameters ({reason}): "
+                "leave `optimizer` out of the file to take the weights alone."
             ) from error
     return weights._replace(metadata=metadata, momentum=momentum)
 
 
 def _momentum(optimizer: Any, names: list[str], params: Named) -> tuple[Named | None, dict[str, Any]]:
     """The momentum by our names, None before the first step, and the settings of the optimizer."""
-    (group,) = optimizer["param_groups"]
-    settings = {name: value for name, value in group.items() if isinstance(value, int | float | None)}
-    state = optimizer["state"]
+    groups, state = optimizer["param_groups"], optimizer["state"]
+    if len(groups) != 1:
+        raise InputError(f"it has {len(groups)} groups of parameters instead of one")
+    keys = groups[0]["params"]
+    settings = {
+        name: value
+        for name, value in groups[0].items()
+        if isinstance(name, str) and isinstance(value, int | float | None)
+    }
     if not state:
         return None, settings
     theirs = torch_names.names(torch_names.WIDE_RESNET, params)
     trainable = [name for name in names if name in theirs]
+    if len(keys) != len(trainable):
+        raise InputError(f"it has {len(keys)} parameters instead of {len(trainable)}")
     momentum = {}
-    for name, key in zip(trainable, group["params"], strict=True):
-        tensor = state[key]["momentum_buffer"]
-        value = torch_names.from_torch(tensor.numpy()) if tensor.plain else np.full((), np.nan)
-        if value.shape != params[theirs[name]].shape or not np.all(np.isfinite(value)):
-            raise ValueError(f"the momentum of {name} does not fit it or is not finite")
+    for name, key in zip(trainable, keys, strict=True):
+        tensor, shape = state[key]["momentum_buffer"], params[theirs[name]].shape
+        fits = isinstance(tensor, Tensor) and tensor.shape == torch_names.torch_shape(shape)
+        if not fits or not tensor.plain or tensor.dtype not in ARRAY_TYPES:
+            raise InputError(f"the momentum of {name} is no tensor of its shape and type")
+        value = torch_names.from_torch(tensor.numpy())
+        if not np.all(np.isfinite(value)):
+            raise InputError(f"the momentum of {name} is not finite")
         momentum[theirs[name]] = value
     return momentum, settings
 

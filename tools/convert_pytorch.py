@@ -30,6 +30,7 @@ from dks_jax.data.augment import normalise
 from dks_jax.data.views import View
 from dks_jax.errors import InputError
 from dks_jax.experiment import describe_model
+from dks_jax.files import require_writable
 from dks_jax.torch_weights import read_checkpoint, state_dict, write_checkpoint
 from dks_jax.weights import load_network, load_weights
 from dks_jax.weights_folder import METADATA, Weights, save_weights
@@ -80,6 +81,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     other = "drop_branches" if arguments.direction == "import" else "model"
     if getattr(arguments, other):
         raise InputError(f"`--{other}` must not be given with {arguments.direction}.")
+    # Before anything is written.
+    for path in arguments.check or ():
+        folder.decode(path, View(32, 3, "squash"))
     arguments.torch, arguments.weights = arguments.torch.expanduser(), arguments.weights.expanduser()
     return arguments
 
@@ -100,8 +104,7 @@ def import_weights(arguments: argparse.Namespace) -> None:
 def export_weights(arguments: argparse.Namespace) -> None:
     """Writes the PyTorch checkpoint of a folder of weights."""
     file = arguments.torch
-    if file.is_dir() or not file.parent.is_dir():
-        raise InputError(f"`--torch` must name a file in a folder that is there; got {file}.")
+    require_writable(file, "--torch")
     weights = load_weights(arguments.weights)
     write_checkpoint(file, weights, with_branches=not arguments.drop_branches)
     print(f"{describe(weights)}\nPyTorch checkpoint in {file}")

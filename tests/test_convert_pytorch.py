@@ -1,0 +1,180 @@
+"""The converter's command line: what it cannot do is one sentence, status 2, and nothing half-written."""
+
+import json
+import os
+import shutil
+import subprocess
+
+import convert_pytorch
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dks_jax import models, torch_names
+from dks_jax.weights_folder import METADATA, Weights, save_weights
+from test_disk import needs_root, small_disk  # noqa: F401
+
+MODEL = {"name": "wide_resnet", "depth": 16, "width": 1, "dropout": 0.0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Weights of a WRN-16-1 without branches."""
+    path = tmp_path_factory.mktemp("converted") / "weights"
+    shapes = models.shapes(MODEL, num_classes=10, channels=3, branches=False)
+    arrays = {name: jnp.ones(shape.shape) for name, shape in shapes.items()}
+    preprocessing = {"name": "squash", "height": 32, "width": 32, "channels": 3}
+    preprocessing |= {"mean": [0.5] * 3, "std": [0.25] * 3}
+    metadata = {"model": MODEL, "class_names": list("abcdefghij"), "preprocessing": preprocessing}
+    statistics = {name: array for name, array in arrays.items() if name.endswith((".mean", ".var"))}
+    params = {name: array for name, array in arrays.items() if name not in statistics}
+    save_weights(path, Weights(params, statistics, metadata))
+    return path
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "weights")
+
+
+@pytest.fixture
+def refused(capsys):
+    def message(direction, file, weights, *more):
+        assert (
+            convert_pytorch.main([direction, f"--torch={file}", f"--weights={weights}", *map(str, more)]) == 2
+        )
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.endswith(".\n")
+        assert error.count("\n") == 1, error
+        return error
+
+    return message
+
+
+def changed_metadata(folder, **fields):
+    file = folder / METADATA
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def test_a_damaged_folder_of_weights_is_not_exported(copy, tmp_path, refused):
+    largest = max((p for p in copy.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    whole = largest.read_bytes()
+    largest.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "has changed since it was written" in refused("export", tmp_path / "out.pth", copy)
+    largest.unlink()
+    assert "is missing" in refused("export", tmp_path / "out.pth", copy)
+    (copy / METADATA).write_text("{")
+    assert f"{METADATA} is broken" in refused("export", tmp_path / "out.pth", copy)
+    (copy / METADATA).unlink()
+    assert "holds no weights" in refused("export", tmp_path / "out.pth", copy)
+    assert os.listdir(tmp_path) == ["weights"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"model": model} for model in (None, {}, [], {"name": 5})),
+        *({"model": {"name": name}} for name in ("vgg", "resnet20", "resnet")),
+        {"model": {"name": "resnet18"}},
+        {"model": MODEL | {"depth": 22}},
+        {"model": {"name": "wide_resnet"}},
+        {"class_names": 5},
+    ],
+    ids=str,
+)
+def test_wrong_metadata_is_not_exported(fields, copy, tmp_path, refused):
+    changed_metadata(copy, **fields)
+    error = refused("export", tmp_path / "out.pth", copy)
+    assert "model" in error or "as their metadata say" in error
+    assert os.listdir(tmp_path) == ["weights"]
+
+
+def test_targets_that_cannot_be_written(folder, tmp_path, refused):
+    must = "`--torch` must name a file"
+    assert must in refused("export", tmp_path, folder)
+    assert must in refused("export", tmp_path / "absent" / "out.pth", folder)
+    os.mkfifo(tmp_path / "pipe")
+    assert must in refused("export", tmp_path / "pipe", folder)
+    (tmp_path / "pipe").unlink()
+    assert "File name too long" in refused("export", tmp_path / ("x" * 300), folder)
+    assert os.listdir(tmp_path) == []
+
+
+@needs_root
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_full_or_read_only_disk_keeps_the_file_before(suffix, folder, small_disk, refused):  # noqa: F811
+    disk = small_disk(0.3)
+    file = disk / f"out{suffix}"
+    file.write_bytes(b"before")
+    assert "No space left on device" in refused("export", file, folder)
+    assert "No space left on device" in refused("export", disk / f"new{suffix}", folder)
+    assert file.read_bytes() == b"before"
+    assert os.listdir(disk) == [file.name]
+    subprocess.run(["mount", "-o", "remount,ro,size=100m", disk], check=True)
+    assert "Read-only file system" in refused("export", file, folder)
+    assert file.read_bytes() == b"before"
+
+
+@needs_root
+def test_a_full_disk_leaves_no_half_imported_weights(folder, tmp_path, small_disk, refused):  # noqa: F811
+    assert convert_pytorch.main(["export", f"--torch={tmp_path / 'c.pth'}", f"--weights={folder}"]) == 0
+    disk = small_disk(0.3)
+    assert "No space left on device" in refused("import", tmp_path / "c.pth", disk / "weights")
+    assert os.listdir(disk) == []
+
+
+def test_an_existing_file_is_replaced_and_nothing_else_is_left(folder, tmp_path):
+    file = tmp_path / "out.pth"
+    file.write_bytes(b"before")
+    assert convert_pytorch.main(["export", f"--torch={file}", f"--weights={folder}"]) == 0
+    assert torch.load(file, weights_only=True)["params"]["conv0"].shape == (16, 3, 3, 3)
+    assert os.listdir(tmp_path) == ["out.pth"]
+
+
+def test_a_failure_while_writing_keeps_the_file_before(folder, tmp_path, monkeypatch):
+    file = tmp_path / "out.pth"
+    file.write_bytes(b"before")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", interrupted)
+    assert convert_pytorch.main(["export", f"--torch={file}", f"--weights={folder}"]) == 130
+    monkeypatch.undo()
+    assert file.read_bytes() == b"before"
+    assert os.listdir(tmp_path) == ["out.pth"]
+
+
+def test_flags_that_do_not_belong_together(folder, tmp_path, refused):
+    assert "`--drop_branches` must not be given" in refused("import", "a", tmp_path / "b", "--drop_branches")
+    assert "`--model` must not be given" in refused("export", "a", folder, "--model=resnet18")
+    assert "there is no file" in refused("import", tmp_path / "absent.pth", tmp_path / "b")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    assert "must name a new folder" in refused("import", "a", tmp_path / "full")
+    assert "invalid choice" in refused("convert", "a", folder)
+
+
+def test_an_image_that_cannot_be_read_is_found_before_anything_is_written(folder, tmp_path, refused):
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    for name in ("bad.png", "absent.png"):
+        command = ("export", tmp_path / "out.pth", folder, "--check", tmp_path / "good.png", tmp_path / name)
+        assert name in refused(*command)
+    assert sorted(os.listdir(tmp_path)) == ["bad.png", "good.png"]
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_images_of_other_channels_can_be_checked(channels, tmp_path, capsys):
+    shapes = models.shapes(MODEL, num_classes=10, channels=channels, branches=False)
+    tensors = {
+        name: torch.rand(torch_names.torch_shape(shapes[own].shape)) * 0.1 + 0.01
+        for name, own in torch_names.names(torch_names.WIDE_RESNET, shapes).items()
+    }
+    torch.save(tensors, tmp_path / "c.pth")
+    command = ["import", f"--torch={tmp_path / 'c.pth'}", f"--weights={tmp_path / 'weights'}", "--check"]
+    assert convert_pytorch.main(command) == 0
+    assert "8 of 8" in capsys.readouterr().out
