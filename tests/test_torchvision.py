@@ -194,7 +194,8 @@ def test_a_pth_file_gives_the_same_network_as_its_converted_weights(tmp_path):
 def test_check_prints_the_largest_difference(tmp_path, capsys):
     torch.save(with_branches(18), tmp_path / "c.pth")
     assert convert("import", tmp_path / "c.pth", tmp_path / "weights", "--check") == 0
-    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.split(" | ")] for line in lines]
     assert [row[0] for row in rows[2:]] == ["| branch1", "| branch2", "| main"]
     for _, images, largest, difference, same in rows[2:]:
         assert images == "8"
