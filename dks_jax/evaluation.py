@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from dks_jax import data
+from dks_jax import data, models
 from dks_jax.command_line import markdown_table
 from dks_jax.configuration import Config
 from dks_jax.data.images import HeldOut, Split, StoredSplit, UnreadableError
 from dks_jax.data.preparation import Preparation
 from dks_jax.errors import InputError
 from dks_jax.evaluation_metrics import ECE_BINS, Figures, Scores, figures, scores
-from dks_jax.experiment import computing_dtype, describe_model
+from dks_jax.experiment import computing_dtype
 from dks_jax.metrics import Stopwatch
 from dks_jax.steps import Devices, Forward
 from dks_jax.supervision import DeeplySupervised
@@ -239,7 +239,7 @@ def _describe(
     kept = "streamed" if fields.streamed else "in memory"
     mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (fields.mean, fields.std))
     return [
-        f"weights: {weights}, {describe_model(metadata['model'])}, {_origin(metadata)}"
+        f"weights: {weights}, {models.describe(metadata['model'])}, {_origin(metadata)}"
         f"classifiers {', '.join(network.names)}",
         f"data: {source}, {split.num_examples:,} held-out images in {len(held_out.class_names)} classes, "
         f"{kept}",

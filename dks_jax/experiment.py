@@ -1,6 +1,5 @@
 """All that a config describes: data, network, objective, optimizer and compiled steps, checked and built."""
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -110,12 +109,6 @@ def computing_dtype(precision: str) -> DTypeLike:
     return PRECISIONS[precision]
 
 
-def describe_model(model: Mapping[str, Any]) -> str:
-    """The name of a model and its arguments."""
-    arguments = ", ".join(f"{field} {value}" for field, value in model.items() if field != "name")
-    return f"{model['name']} ({arguments})" if arguments else model["name"]
-
-
 def _describe(
     config: Config, images: ImageData, network: DeeplySupervised, steps_per_epoch: int
 ) -> list[str]:
@@ -125,7 +118,7 @@ def _describe(
     image = jax.ShapeDtypeStruct((1, *images.train.image_shape), jnp.float32)
     kept = "streamed" if config.data.streamed else "in memory"
     return [
-        f"{describe_model(config.model)}, method {config.method}: in training "
+        f"{models.describe(config.model)}, method {config.method}: in training "
         f"{_num_params(network):,} parameters and {count_macs(network, image) / 1e6:,.1f} million MACs per "
         f"image (forward); in use {_num_params(backbone):,} and {count_macs(backbone, image) / 1e6:,.1f} "
         "million",

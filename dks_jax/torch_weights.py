@@ -221,21 +221,24 @@ def _refuse(file: Path, network: Network, problems: Mapping[str, list[str]]) -> 
         if names
     ]
     if found:
-        model = ", ".join(str(value) for value in network.model.values())
         branches = "with" if network.branches else "without"
         raise InputError(
-            f"{file} does not fit {model} with {network.num_classes} classes, {branches} branches: "
-            f"{'; '.join(found)}."
+            f"{file} does not fit {models.describe(network.model)} with {network.num_classes} classes, "
+            f"{branches} branches: {'; '.join(found)}."
         )
 
 
 def _metadata(network: Network, counters: dict[str, int]) -> dict[str, Any]:
     family = "wide_resnet" if network.model["name"] == "wide_resnet" else "resnet"
     known = family == "resnet" and network.num_classes == len(wordnet_ids())
+    preprocessing = {**PREPROCESSING[family], "channels": network.channels}
+    if network.channels != 3:
+        # Nothing is known of such images but their range, 0 to 1.
+        preprocessing |= {"mean": [0.0] * network.channels, "std": [1.0] * network.channels}
     metadata = {
         "model": network.model,
         "class_names": wordnet_ids() if known else [str(label) for label in range(network.num_classes)],
-        "preprocessing": {**PREPROCESSING[family], "channels": network.channels},
+        "preprocessing": preprocessing,
     }
     return metadata | ({torch_names.COUNTER: counters} if counters else {})
 

@@ -29,7 +29,9 @@ def run(language, text, names):
         exec(compile(text, "example", "exec"), names)
         return
     for command in text.replace("\\\n", " ").strip().splitlines():
-        program, arguments = re.fullmatch(r"python (?:-m dks_jax\.|tools/)(\w+)(?:\.py)? (.*)", command).groups()
+        program, arguments = re.fullmatch(
+            r"python (?:-m dks_jax\.|tools/)(\w+)(?:\.py)? (.*)", command
+        ).groups()
         assert PROGRAMS[program](shlex.split(arguments)) == 0
 
 

@@ -23,13 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dks_jax import torch_files
+from dks_jax import models, torch_files
 from dks_jax.command_line import Parser, markdown_table, report, silence_libraries
 from dks_jax.data import folder
 from dks_jax.data.augment import normalise
 from dks_jax.data.views import View
 from dks_jax.errors import InputError
-from dks_jax.experiment import describe_model
 from dks_jax.files import require_writable
 from dks_jax.torch_weights import read_checkpoint, state_dict, write_checkpoint
 from dks_jax.weights import load_network, load_weights
@@ -91,7 +90,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def import_weights(arguments: argparse.Namespace) -> None:
     """Writes the folder of weights of a PyTorch checkpoint."""
     target = arguments.weights
-    if target.exists() and not (target / METADATA).exists():
+    empty = target.is_dir() and not any(target.iterdir())
+    if target.exists() and not empty and not (target / METADATA).exists():
         raise InputError(
             f"`--weights` must name a new folder, or one of weights to replace; {target} is neither."
         )
@@ -161,7 +161,7 @@ def describe(weights: Weights) -> str:
     size = sum(np.size(array) for array in weights.params.values())
     branches = {name.split(".")[1] for name in weights.params if name.startswith("branches.")}
     parts = [
-        describe_model(metadata["model"]),
+        models.describe(metadata["model"]),
         f"{len(metadata['class_names'])} classes",
         f"{len(branches)} branches",
         f"{size:,} parameters",

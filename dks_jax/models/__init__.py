@@ -55,6 +55,12 @@ def arguments(name: str) -> dict[str, type]:
     return {argument: parameter.annotation for argument, parameter in parameters.items()}
 
 
+def describe(model: Mapping[str, Any]) -> str:
+    """The name of a model and its arguments."""
+    arguments = ", ".join(f"{field} {value}" for field, value in model.items() if field != "name")
+    return f"{model['name']} ({arguments})" if arguments else model["name"]
+
+
 def build(
     model: Mapping[str, Any],
     *,
