@@ -23,13 +23,13 @@ from test_prepare_dataset import NEEDS_TENSORFLOW
 PHOTOGRAPHS = os.environ.get("DKS_TEST_DATA")
 
 
-def images():
-    """Encoded ones: real photographs where they are, and some of odd sizes."""
+def images(every):
+    """Encoded ones: of the real photographs, where they are, one in so many; and some of odd sizes."""
     made = [photo(seed, 60 + 13 * seed, 90 - 7 * seed) for seed in range(4)]
     if not PHOTOGRAPHS:
         return made
     real = sorted(Path(PHOTOGRAPHS, "imagenet_samples").glob("val/*/*"))
-    return [*made, *(path.read_bytes() for path in real[::8])]
+    return [*made, *(path.read_bytes() for path in real[::every])]
 
 
 def save_random_weights(folder, favourite):
@@ -55,8 +55,9 @@ def save_random_weights(folder, favourite):
 
 
 @NEEDS_TENSORFLOW
-def test_a_prepared_imagenet_and_a_folder_give_the_same_errors_and_logits(tmp_path):
-    encoded = images()
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_prepared_imagenet_and_a_folder_give_the_same_errors_and_logits(every, tmp_path):
+    encoded = images(every)
     manual = tmp_path / "manual"
     manual.mkdir()
     write_archives(manual, {"n01440764": [photo(9)]}, encoded)

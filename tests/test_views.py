@@ -121,13 +121,19 @@ def test_photographs_are_seen_as_torchvision_sees_them():
             np.testing.assert_array_equal(np.asarray(seen), np.asarray(TORCHVISION[name, 224](image)))
 
 
+def test_a_line_of_6000_pixels_is_resized_as_torchvision_does():
+    line = noise(6000, 1)
+    seen = View(224, preprocessing="standard").of(line, None)
+    np.testing.assert_array_equal(np.asarray(seen), np.asarray(TORCHVISION["standard", 224](line)))
+
+
 def test_an_image_too_narrow_to_be_resized_is_refused(monkeypatch):
     standard = View(224, preprocessing="standard")
-    # 256 * 6000 * 256 pixels.
+    # 256 * 12000 * 256 pixels.
     with pytest.raises(
-        UndecodableError, match=r"^is too narrow, 6000 x 1 pixels, to be resized to 1536000 x"
+        UndecodableError, match=r"^is too narrow, 12000 x 1 pixels, to be resized to 3072000 x"
     ):
-        decode(io.BytesIO(encoded(noise(6000, 1))), standard)
+        decode(io.BytesIO(encoded(noise(12000, 1))), standard)
     monkeypatch.setattr(views, "MAX_PIXELS", 8 * 16)
     small = View(7, preprocessing="standard")
     assert small.of(noise(10, 20), None).size == (7, 7)
