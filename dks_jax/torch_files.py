@@ -5,6 +5,7 @@ The only module that imports torch, and safetensors, within its functions.
 
 import io
 import warnings
+import zipfile
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -120,6 +121,11 @@ def _load(file: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(file)
+        # torch reads past the checksums that it writes.
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                if changed := archive.testzip():
+                    raise ValueError(f"{changed} has changed since it was written")
         # NumPy numbers, such as a best accuracy, stand in many training checkpoints.
         harmless = [
             np.dtype,

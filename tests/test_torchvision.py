@@ -46,13 +46,14 @@ def convert(direction, file, folder, *more):
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """A folder of val/<class>/<image>: the real ones of ImageNet, few in the short form."""
+    """A folder of val/<class>/<image>: real ones of ImageNet."""
     if not PHOTOGRAPHS:
         pytest.skip("the environment variable DKS_TEST_DATA names no folder of images")
     return Path(PHOTOGRAPHS) / "imagenet_samples"
 
 
 def few(photographs, folder, count):
+    """A folder of some of the 50 photographs."""
     for path in sorted(photographs.glob("val/*/*"))[:: 50 // count]:
         target = folder / path.relative_to(photographs)
         target.parent.mkdir(parents=True)
@@ -80,11 +81,12 @@ def batches(items, size):
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-@pytest.mark.parametrize("depth", DEPTHS)
-def test_logits_on_photographs_are_those_of_torchvision(depth, photographs, tmp_path, request):
-    # All photographs in the slow form.
-    slow = "slow" in [mark.name for mark in request.node.iter_markers()]
-    folder = photographs if slow else few(photographs, tmp_path / "images", 5)
+@pytest.mark.parametrize(
+    ("depth", "count"),
+    [(18, 5), *(pytest.param(depth, 50, marks=pytest.mark.slow) for depth in (18, 34, 50, 101, 152))],
+)
+def test_logits_on_photographs_are_those_of_torchvision(depth, count, photographs, tmp_path):
+    folder = few(photographs, tmp_path / "images", count)
     network = resnet(depth)
     file = tmp_path / "released.pth"
     torch.save({f"module.{name}": tensor for name, tensor in network.state_dict().items()}, file)
