@@ -7,6 +7,7 @@ import io
 import warnings
 import zipfile
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +16,6 @@ import numpy as np
 
 from dks_jax.errors import InputError, first_line, printable
 from dks_jax.files import replacing
-
-SUFFIXES = (".pth", ".pt7", ".pt", ".safetensors")
 
 
 class Tensor(NamedTuple):
@@ -68,7 +67,10 @@ def read(file: Path) -> dict[str, Any]:
     if file.suffix == ".safetensors":
         _require("safetensors")
     if not file.is_file():
-        raise InputError(f"A PyTorch checkpoint must be a file; there is no file {file}.")
+        found = "is a folder" if file.is_dir() else "is absent"
+        raise InputError(f"A PyTorch checkpoint must be a file; {file} {found}.")
+    if file.stat().st_size == 0:
+        raise InputError(f"A PyTorch checkpoint must hold a state dict; {file} is empty.")
     # Checked here, because what torch and safetensors raise for it differs.
     with file.open("rb"):
         pass
@@ -154,7 +156,8 @@ def _tensors(value: Any) -> Any:
     import torch
 
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(value)
+        # Arrays of JAX cannot be written to, and torch warns of that.
+        return torch.from_numpy(value if value.flags.writeable else value.copy())
     if isinstance(value, Mapping):
         return {key: _tensors(inner) for key, inner in value.items()}
     return value
@@ -166,6 +169,13 @@ def _require(package: str) -> None:
             f"PyTorch checkpoints need the package {package}, which is not installed; run pip install "
             "'dks-jax[torch]'."
         )
+    try:
+        import_module(package)
+    except (ImportError, OSError) as error:
+        raise InputError(
+            f"PyTorch checkpoints need the package {package}, which is installed and cannot be imported "
+            f"({printable(first_line(error), 150)}); repair the installation."
+        ) from error
 
 
 def _reason(error: Exception) -> str:

@@ -16,7 +16,6 @@ from dks_jax import models, torch_files, torch_names
 from dks_jax.configuration import COUNT_LIMIT
 from dks_jax.errors import InputError, printable
 from dks_jax.imagenet_classes import wordnet_ids
-from dks_jax.supervision import backbone_only
 from dks_jax.torch_files import Tensor
 from dks_jax.torch_names import Network, Table
 from dks_jax.weights_folder import Named, Weights
@@ -27,7 +26,7 @@ LISTED = 5
 ARRAY_TYPES = ("float32", "float16", "bfloat16", "float64")
 COUNTER_TYPES = ("int64", "int32")
 # What a checkpoint does not tell: how images come to the network. As in the evaluations released with DKS.
-PREPROCESSING = {
+ASSUMED_PREPROCESSING = {
     "resnet": {
         "name": "dks",
         "height": 224,
@@ -62,9 +61,9 @@ def read_checkpoint(file: Path, model: str | None = None) -> Weights:
     if network is None or model not in (None, network.model["name"]):
         found = f"a {network.model['name']}" if network else "none that is known"
         wanted = model or "wide_resnet or one of resnet18, 34, 50, 101 and 152"
+        own_names = _listing([printable(name) for name in tensors])
         raise InputError(
-            f"{file} must hold a checkpoint of {wanted}; by its {len(tensors)} names and shapes it is "
-            f"{found}."
+            f"{file} must hold a checkpoint of {wanted}; by its names and shapes ({own_names}) it is {found}."
         )
     table = torch_names.table_of(network.model["name"])
     own = models.shapes(
@@ -82,12 +81,11 @@ def read_checkpoint(file: Path, model: str | None = None) -> Weights:
     )
 
 
-def write_checkpoint(file: Path, weights: Weights, *, with_branches: bool = True) -> None:
+def write_checkpoint(file: Path, weights: Weights) -> None:
     """Writes what `torchvision.models` load strictly; of a wide ResNet the checkpoint released with DKS.
 
     Args:
       file: name that ends in .safetensors for that format, else as torch.save writes it.
-      with_branches: False leaves the branches out, and with them the optimizer's state.
 
     Raises:
       InputError: the network is none that PyTorch checkpoints are known of, or not the one that the metadata
@@ -96,8 +94,6 @@ def write_checkpoint(file: Path, weights: Weights, *, with_branches: bool = True
     _require_network(weights)
     table = torch_names.table_of(weights.metadata["model"]["name"])
     arrays = {**weights.params, **weights.batch_stats}
-    if not with_branches:
-        arrays = backbone_only(arrays)
     names = torch_names.names(table, arrays)
     tensors = {name: torch_names.to_torch(np.asarray(arrays[own])) for name, own in names.items()}
     if table is torch_names.RESNET:
@@ -108,7 +104,7 @@ def write_checkpoint(file: Path, weights: Weights, *, with_branches: bool = True
         content: dict[str, Any] = {"params": tensors}
         if weights.metadata.get("epoch") is not None:
             content["epoch"] = weights.metadata["epoch"]
-        if weights.momentum is not None and set(weights.momentum) <= set(arrays):
+        if weights.momentum is not None:
             content["optimizer"] = _optimizer(weights, names)
         torch_files.write(file, content)
 
@@ -231,7 +227,7 @@ def _refuse(file: Path, network: Network, problems: Mapping[str, list[str]]) -> 
 def _metadata(network: Network, counters: dict[str, int]) -> dict[str, Any]:
     family = "wide_resnet" if network.model["name"] == "wide_resnet" else "resnet"
     known = family == "resnet" and network.num_classes == len(wordnet_ids())
-    preprocessing = {**PREPROCESSING[family], "channels": network.channels}
+    preprocessing = {**ASSUMED_PREPROCESSING[family], "channels": network.channels, "assumed": True}
     if network.channels != 3:
         # Nothing is known of such images but their range, 0 to 1.
         preprocessing |= {"mean": [0.0] * network.channels, "std": [1.0] * network.channels}

@@ -24,10 +24,15 @@ def find_weights(path: Path) -> Path:
     for candidate in (path, path / "weights"):
         if (candidate / METADATA).is_file():
             return candidate
-    raise InputError(
-        f"{path} holds no weights: there is no {METADATA}; give the weights/ of a run, or a PyTorch "
-        "checkpoint."
-    )
+    accepted = "the workdir of a finished run, a folder of weights or a PyTorch checkpoint"
+    if not path.exists():
+        raise InputError(f"There are no weights at {path}, which is absent; give {accepted}.")
+    if (path / "best_weights" / METADATA).is_file():
+        raise InputError(
+            f"{path} holds no weights yet, since its run has not ended; let it end, or give "
+            f"{path / 'best_weights'}."
+        )
+    raise InputError(f"{path} holds no weights: there is no {METADATA}; give {accepted}.")
 
 
 def load_weights(path: Path) -> Weights:
@@ -109,8 +114,9 @@ def adopt_progress(network: DeeplySupervised, weights: Weights, origin: Path) ->
     momentum, epoch = weights.momentum, weights.metadata.get("epoch")
     if momentum is None or epoch is None:
         raise InputError(
-            "`init_optimizer` must be False where `init_weights` names no training checkpoint with an epoch "
-            f"and an optimizer; {origin} has {'no epoch' if epoch is None else 'no momentum'}."
+            "`init_optimizer` must be False where `init_weights` names no training checkpoint of a wide "
+            "ResNet as released, of which alone epoch and optimizer are read; "
+            f"{origin} gives {'no epoch' if epoch is None else 'no momentum'}."
         )
     if own != {name: array.shape for name, array in momentum.items()}:
         raise InputError(

@@ -25,7 +25,8 @@ class Weights(NamedTuple):
 
     momentum: of the optimizer, for every parameter; None where it was not kept.
     metadata: "model", as `config.model` has it; "class_names"; "preprocessing": "name", "height", "width",
-      "channels", "mean" and "std"; "epoch" and "test_error" where they are known.
+      "channels", "mean" and "std", and "assumed" where these are not known; "epoch" and "test_error" where
+      they are known.
     """
 
     params: Named
@@ -66,6 +67,8 @@ def load_folder(folder: Path) -> Weights:
         problem = f"{METADATA} is broken"
     if problem:
         raise InputError(f"The weights in {folder} are damaged: {problem}; put a copy back.")
+    # Weights of before there was a choice.
+    metadata.get("preprocessing", {}).setdefault("name", "squash")
     with _checkpointer() as checkpointer:
         arrays = checkpointer.restore(folder.resolve())
     return Weights(arrays["params"], arrays["batch_stats"], metadata, arrays.get("momentum"))

@@ -181,9 +181,15 @@ def test_an_absent_folder_is_named(root: Path, missing: str, message: str):
 
 
 def test_two_held_out_splits_are_refused(root: Path):
-    (root / "test").mkdir()
-    with pytest.raises(InputError, match="both test and val"):
+    (root / "test" / "cat").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"with class folders; .* both test and val"):
         load(str(root), View(6))
+
+
+def test_test_images_without_classes_beside_val_are_no_split(root: Path):
+    save(root / "test/image.png", noise(0))
+    expected = load(str(root), View(6)).test.num_examples
+    assert expected == load(str(root), View(6)).held_out.split.num_examples > 0
 
 
 def test_a_class_without_training_images_is_named(root: Path):

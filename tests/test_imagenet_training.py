@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -27,15 +28,26 @@ def photographs(folder, count):
     return folder
 
 
-def command(folder, workdir, size, batch_size, epochs):
+class Settings(NamedTuple):
+    """Of a training; count: of images."""
+
+    count: int
+    size: int
+    batch_size: int
+    learning_rate: float
+    epochs: int
+
+
+def command(folder, workdir, settings):
     """Without random crops, which would take many more epochs to learn by heart."""
+    _, size, batch_size, learning_rate, epochs = settings
     fields = ["source=folder", f"root={folder}", f"image_size={size}", f"batch_size={batch_size}"]
     fields += ["random_resized_crop=False", "flip=False"]
     return [
         *(sys.executable, "-m", "dks_jax.train", "--config", str(CONFIGS / "imagenet_resnet18.py")),
         *(f"--config.data.{field}" for field in fields),
         f"--config.epochs={epochs}",
-        "--config.optimizer.learning_rate=0.003",
+        f"--config.optimizer.learning_rate={learning_rate}",
         # Every few steps, wherever the epochs end.
         "--config.checkpoint_every_epochs=100",
         "--config.checkpoint_every_minutes=0.05",
@@ -49,23 +61,21 @@ def whole_checkpoints(workdir):
 
 
 @pytest.mark.parametrize(
-    ("count", "size", "batch_size", "epochs"),
-    [(20, 80, 10, 12), pytest.param(50, 224, 10, 14, marks=pytest.mark.slow)],
+    "settings",
+    [Settings(10, 80, 5, 0.003, 10), pytest.param(Settings(50, 224, 25, 0.02, 16), marks=pytest.mark.slow)],
 )
-def test_resnet18_learns_photographs_by_heart_and_a_killed_run_ends_as_an_unbroken_one(
-    count, size, batch_size, epochs, tmp_path
-):
+def test_resnet18_learns_photographs_by_heart_and_a_killed_run_ends_as_an_unbroken_one(settings, tmp_path):
     if not PHOTOGRAPHS:
         pytest.skip("the environment variable DKS_TEST_DATA names no folder of images")
-    folder = photographs(tmp_path / "images", count)
-    runs = {name: command(folder, tmp_path / name, size, batch_size, epochs) for name in ("whole", "killed")}
+    folder = photographs(tmp_path / "images", settings.count)
+    runs = {name: command(folder, tmp_path / name, settings) for name in ("whole", "killed")}
     subprocess.run(runs["whole"], check=True, capture_output=True)
     errors = [record["error"] for record in records(tmp_path / "whole") if record["split"] == "train"]
     print("train errors by epoch, %:", *errors)
     assert errors[-1] == 0.0
     # Killed within an epoch, some way on.
     process = subprocess.Popen(runs["killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    steps = count // batch_size
+    steps = settings.count // settings.batch_size
     try:
         while not any(step > steps and step % steps for step in whole_checkpoints(tmp_path / "killed")):
             assert process.poll() is None
@@ -74,7 +84,7 @@ def test_resnet18_learns_photographs_by_heart_and_a_killed_run_ends_as_an_unbrok
         process.kill()
         process.wait()
     resumed = subprocess.run(runs["killed"], check=True, capture_output=True, text=True)
-    assert f" of {epochs} epochs and " in resumed.stdout
+    assert f" of {settings.epochs} epochs and " in resumed.stdout
     assert_same_bits(last_checkpoint(tmp_path / "killed"), last_checkpoint(tmp_path / "whole"))
     lines, expected = ([without_speed(r) for r in records(tmp_path / name)] for name in ("killed", "whole"))
     assert lines == expected

@@ -145,32 +145,44 @@ def with_branches(depth, num_classes=10):
     return tensors
 
 
-@pytest.mark.parametrize("depth", [18, pytest.param(50, marks=pytest.mark.slow)])
-def test_branches_of_dhm_are_kept_in_depth_order(depth, tmp_path):
-    tensors = with_branches(depth)
-    # As its training leaves it.
-    checkpoint = {"epoch": 90, "arch": f"resnet{depth}", "best_acc": np.float64(70.1), "optimizer": {}}
-    torch.save(
-        {"state_dict": {f"module.{k}": v for k, v in tensors.items()}, **checkpoint}, tmp_path / "c.pth"
-    )
-    assert convert("import", tmp_path / "c.pth", tmp_path / "weights") == 0
-    network, _ = load_network(tmp_path / "weights")
-    assert network.names == ("branch1", "branch2", "main")
-    images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
-    ours = np.asarray(network(images))
-    theirs = torch_forward.logits(tensors, torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
-    assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
-    assert convert("export", tmp_path / "back.pth", tmp_path / "weights") == 0
+@pytest.fixture(scope="module", params=[18, pytest.param(50, marks=pytest.mark.slow)])
+def dhm(request, tmp_path_factory):
+    """(depth, tensors, folder): a checkpoint as the training of DHM leaves it, and folder / "weights"."""
+    folder = tmp_path_factory.mktemp("dhm")
+    tensors = with_branches(request.param)
+    state = {f"module.{name}": tensor for name, tensor in tensors.items()}
+    more = {"epoch": 90, "arch": f"resnet{request.param}", "best_acc": np.float64(70.1), "optimizer": {}}
+    torch.save({"state_dict": state, **more}, folder / "checkpoint.pth.tar")
+    assert convert("import", folder / "checkpoint.pth.tar", folder / "weights") == 0
+    return request.param, tensors, folder
+
+
+def test_branches_of_dhm_are_kept_in_depth_order_and_agree(dhm, tmp_path, capsys):
+    _, tensors, folder = dhm
+    assert convert("export", tmp_path / "back.pth", folder / "weights", "--check") == 0
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     assert_same_tensors(tensors, {name: value for name, value in back.items() if name in tensors})
     assert all(name.endswith("num_batches_tracked") for name in set(back) - set(tensors))
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in row] for row in rows]
+    assert [row[0] for row in cells[2:]] == ["branch1", "branch2", "main"]
+    for _, images, largest, difference, same in cells[2:]:
+        assert (images, same) == ("8", "8 of 8")
+        assert 0 < float(difference) < 1e-4 * float(largest)
 
 
-def test_the_backbone_alone_is_exported_for_torchvision(tmp_path):
-    torch.save(with_branches(18), tmp_path / "c.pth")
-    assert convert("import", tmp_path / "c.pth", tmp_path / "weights") == 0
-    assert convert("export", tmp_path / "plain.pth", tmp_path / "weights", "--drop_branches") == 0
-    fresh = torchvision.models.get_model("resnet18", num_classes=10)
+def test_check_fails_where_the_logits_differ(dhm, tmp_path, capsys, monkeypatch):
+    _, _, folder = dhm
+    right = torch_forward.logits
+    monkeypatch.setattr(torch_forward, "logits", lambda *arguments: right(*arguments) * 1.001)
+    assert convert("export", tmp_path / "back.pth", folder / "weights", "--check") == 2
+    assert "the logits of this library and of PyTorch differ by" in capsys.readouterr().err
+
+
+def test_the_backbone_alone_is_exported_for_torchvision(dhm, tmp_path):
+    depth, _, folder = dhm
+    assert convert("export", tmp_path / "plain.pth", folder / "weights", "--drop_branches") == 0
+    fresh = torchvision.models.get_model(f"resnet{depth}", num_classes=10)
     fresh.load_state_dict(torch.load(tmp_path / "plain.pth", weights_only=True), strict=True)
 
 
@@ -191,15 +203,3 @@ def test_a_pth_file_gives_the_same_network_as_its_converted_weights(tmp_path):
         np.testing.assert_array_equal(array, get_arrays(converted)[name])
     assert metadata["class_names"][207] == "n02099601"
     assert metadata["preprocessing"]["name"] == "dks"
-
-
-def test_check_prints_the_largest_difference(tmp_path, capsys):
-    torch.save(with_branches(18), tmp_path / "c.pth")
-    assert convert("import", tmp_path / "c.pth", tmp_path / "weights", "--check") == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    rows = [[cell.strip() for cell in line.split(" | ")] for line in lines]
-    assert [row[0] for row in rows[2:]] == ["| branch1", "| branch2", "| main"]
-    for _, images, largest, difference, same in rows[2:]:
-        assert images == "8"
-        assert float(difference) < 1e-4 * float(largest)
-        assert same.startswith("8 of 8")

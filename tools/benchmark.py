@@ -42,7 +42,7 @@ from dks_jax.files import replacing, require_writable
 from dks_jax.functional import get_arrays
 from dks_jax.steps import Devices, Forward
 from dks_jax.supervision import DeeplySupervised
-from dks_jax.torch_weights import PREPROCESSING
+from dks_jax.torch_weights import ASSUMED_PREPROCESSING
 
 # Seconds of every round, by row and column of the table.
 Times = dict[str, dict[str, list[float]]]
@@ -51,7 +51,7 @@ Measurements = Mapping[str, Mapping[str, Callable[[], Any]]]
 PACKAGES = ("jax", "flax", "torch", "Pillow")
 OURS = "dks_jax"
 RESNETS = [name for name in models.MODELS if name.startswith("resnet")]
-IMAGENET = PREPROCESSING["resnet"]
+IMAGENET = ASSUMED_PREPROCESSING["resnet"]
 NUM_CLASSES = 1000
 # Largest difference of the logits, relative to the largest logit.
 AGREEMENT = 1e-4

@@ -30,6 +30,8 @@ from dks_jax.data.augment import normalise
 from dks_jax.data.views import View
 from dks_jax.errors import InputError
 from dks_jax.files import require_writable
+from dks_jax.predict import find_images
+from dks_jax.supervision import backbone_only
 from dks_jax.torch_weights import read_checkpoint, state_dict, write_checkpoint
 from dks_jax.weights import load_network, load_weights
 from dks_jax.weights_folder import METADATA, Weights, save_weights
@@ -37,6 +39,8 @@ from dks_jax.weights_folder import METADATA, Weights, save_weights
 DIRECTIONS = ("import", "export")
 BATCH = 8
 RANDOM_IMAGES = 8
+# Largest difference of the logits, relative to the largest; float32 gives 1e-6.
+AGREEMENT = 1e-4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         convert = import_weights if arguments.direction == "import" else export_weights
         convert(arguments)
         if arguments.check is not None:
-            print(check(arguments))
+            check(arguments)
     except Exception as error:
         return report(error)
     except KeyboardInterrupt:
@@ -65,21 +69,24 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("direction", choices=DIRECTIONS, help="from PyTorch or to it")
     parser.add_argument("--torch", type=Path, required=True, metavar="FILE", help="the PyTorch checkpoint")
     parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="the folder of weights")
-    parser.add_argument("--model", metavar="NAME", help="e.g. resnet50 or wide_resnet; import only")
+    parser.add_argument(
+        "--model", choices=models.MODELS, metavar="NAME", help="e.g. resnet50 or wide_resnet; import only"
+    )
     parser.add_argument(
         "--drop_branches", action="store_true", help="leave the branches out, for torchvision; export only"
     )
     parser.add_argument(
         "--check",
         nargs="*",
-        type=Path,
         metavar="IMAGE",
-        help="run these images, or random ones, through PyTorch and through this library, and compare",
+        help="run these images, or random ones, through PyTorch and this library, and compare",
     )
     arguments = parser.parse_args(argv)
     other = "drop_branches" if arguments.direction == "import" else "model"
     if getattr(arguments, other):
         raise InputError(f"`--{other}` must not be given with {arguments.direction}.")
+    if arguments.check:
+        arguments.check = find_images(arguments.check)
     # Before anything is written.
     for path in arguments.check or ():
         folder.decode(path, View(32, 3, "squash"))
@@ -106,14 +113,23 @@ def export_weights(arguments: argparse.Namespace) -> None:
     file = arguments.torch
     require_writable(file, "--torch")
     weights = load_weights(arguments.weights)
-    write_checkpoint(file, weights, with_branches=not arguments.drop_branches)
+    if arguments.drop_branches:
+        weights = weights._replace(
+            params=backbone_only(weights.params),
+            batch_stats=backbone_only(weights.batch_stats),
+            momentum=None,
+        )
+    write_checkpoint(file, weights)
     print(f"{describe(weights)}\nPyTorch checkpoint in {file}")
 
 
-def check(arguments: argparse.Namespace) -> str:
-    """Both files on the same images: the largest difference of the logits, and whether the top five agree.
+def check(arguments: argparse.Namespace) -> None:
+    """Prints how far the logits of both files differ on the same images, and whether the top five agree.
 
     Both are read again from disk, the one by this library, the other by plain PyTorch.
+
+    Raises:
+      InputError: they differ by more than AGREEMENT of the largest.
     """
     import torch
     import torch_forward
@@ -131,7 +147,20 @@ def check(arguments: argparse.Namespace) -> str:
         theirs.append(
             torch_forward.logits(tensors, torch.from_numpy(batch.transpose(0, 3, 1, 2).copy())).numpy()
         )
-    return compare(network.names, np.concatenate(ours, axis=1), np.concatenate(theirs, axis=1))
+    logits = np.concatenate(ours, axis=1), np.concatenate(theirs, axis=1)
+    print(compare(network.names, *logits))
+    require_agreement(*logits)
+
+
+def require_agreement(ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Raises InputError where logits differ by more than AGREEMENT of the largest."""
+    difference, largest = np.abs(ours - theirs).max(), np.abs(theirs).max()
+    if not difference < AGREEMENT * largest:
+        raise InputError(
+            f"The two files must give the same logits; the logits of this library and of PyTorch differ by "
+            f"{difference:.2e}, more than {AGREEMENT} of the largest, {largest:.4g}: do not use what was "
+            "converted, and report it."
+        )
 
 
 def compare(names: Sequence[str], ours: np.ndarray, theirs: np.ndarray) -> str:

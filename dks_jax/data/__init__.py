@@ -110,6 +110,11 @@ def _check_view(config: Config, source: Source) -> None:
         raise InputError(
             f"`data.preprocessing` must be one of {', '.join(PREPROCESSING)}; got {config.preprocessing!r}."
         )
+    if source.image_size and config.preprocessing != "squash":
+        raise InputError(
+            f"`data.preprocessing` must be squash for the source {config.source}, whose images have their "
+            f"size; got {config.preprocessing!r}."
+        )
     for name, none in (("random_resized_crop", False), ("color_jitter", 0)):
         if config[name] == none or config.streamed:
             continue

@@ -48,9 +48,13 @@ def load_held_out(root: str, view: View, test_per_class: int = 0) -> HeldOut:
             f"folder {root!r}."
         )
     found = [name for name in HELD_OUT_NAMES if (folder / name).is_dir()]
+    # The test images of ImageNet have no classes, and lie beside val without class folders.
+    found = [name for name in found if _class_folders(folder / name)] or found
     if len(found) != 1:
         finding = "both test and val" if found else "neither test nor val"
-        raise InputError(f"`data.root` must hold exactly one of test and val; {root} holds {finding}.")
+        raise InputError(
+            f"`data.root` must hold exactly one of test and val with class folders; {root} holds {finding}."
+        )
     names = class_names(folder / ("train" if (folder / "train").is_dir() else found[0]))
     split = _first(folder, found[0], names, view, count=test_per_class, field="test_per_class")
     return HeldOut(split, names)
@@ -63,12 +67,15 @@ def class_names(split_folder: Path) -> tuple[str, ...]:
     """
     if not split_folder.is_dir():
         raise InputError(f"{split_folder} is no folder; put one folder of images per class there.")
-    names = sorted(
-        entry.name for entry in split_folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
+    names = _class_folders(split_folder)
     if not names:
         raise InputError(f"{split_folder} holds no class folder; put one folder of images per class there.")
     return tuple(names)
+
+
+def _class_folders(split_folder: Path) -> list[str]:
+    entries = split_folder.iterdir()
+    return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def list_images(split_folder: Path, names: tuple[str, ...]) -> tuple[list[Path], np.ndarray]:
@@ -98,13 +105,14 @@ def find_images(folder: Path) -> list[Path]:
 
     Raises InputError where there is none.
     """
-
-    def is_image(path: Path) -> bool:
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        # A link to an absent file counts, so that decoding reports it.
-        return path.suffix.lower() in EXTENSIONS and not hidden and not path.is_dir()
-
-    found = sorted(path for path in folder.rglob("*") if is_image(path))
+    found: list[Path] = []
+    # Its files are those of scandir, so that none of a million has to be asked what it is; links to absent
+    # files are among them, which decoding reports.
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        images = (n for n in files if os.path.splitext(n)[1].lower() in EXTENSIONS and not n.startswith("."))
+        found += [Path(parent, name) for name in images]
+    found.sort()
     if not found:
         raise InputError(
             f"{folder} holds no image; remove it or add files that end in one of"
@@ -135,7 +143,8 @@ def _first(
 
 def _stored(paths: list[Path], labels: np.ndarray, root: Path, view: View) -> StoredSplit:
     """The listed images; their checksum is of names and sizes in bytes."""
-    listing = "".join(f"{path.relative_to(root)} {_size(path)}\n" for path in paths)
+    start = len(str(root / "_")) - 1
+    listing = "".join(f"{str(path)[start:]} {_size(path)}\n" for path in paths)
 
     def read(index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
         return decode(paths[index], view, rng), int(labels[index])
@@ -147,5 +156,8 @@ def _stored(paths: list[Path], labels: np.ndarray, root: Path, view: View) -> St
 
 
 def _size(path: Path) -> int:
-    # A link to an absent file is reported when it is decoded.
-    return path.stat().st_size if path.exists() else 0
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        # A link to an absent file is reported when it is decoded.
+        return 0

@@ -146,7 +146,8 @@ def find(root: str, name: str) -> Path:
         others = _names(folder, match["name"])
         raise InputError(
             f"`data.name` must be a data set that is prepared in `data.root`; {folder} does not hold {name!r}"
-            f"{', only ' + ', '.join(others) if others else ''}: run {_command(root, name)}."
+            f"{', only ' + ', '.join(others) if others else ''}: run {_command(root, name)}, or set "
+            "data.source=folder for a folder of images."
         )
     return max(wanted, key=lambda path: [int(number) for number in path.name.split(".")])
 

@@ -57,7 +57,8 @@ def arguments(name: str) -> dict[str, type]:
 
 def describe(model: Mapping[str, Any]) -> str:
     """The name of a model and its arguments."""
-    arguments = ", ".join(f"{field} {value}" for field, value in model.items() if field != "name")
+    # Sorted, since a config lists them in the order of the alphabet.
+    arguments = ", ".join(f"{field} {value}" for field, value in sorted(model.items()) if field != "name")
     return f"{model['name']} ({arguments})" if arguments else model["name"]
 
 
