@@ -5,7 +5,7 @@ parameters in their own type. Statistics and logits are float32 or wider.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -154,6 +154,18 @@ class BatchNorm(nnx.Module):
 
     def _normalise(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
         return (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * self.scale[...]) + self.bias[...]
+
+
+class Stage(nnx.Module):
+    """Blocks one after another."""
+
+    def __init__(self, blocks: Iterable[Callable[[jax.Array], jax.Array]]):
+        self.blocks = nnx.List(blocks)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for block in self.blocks:
+            x = block(x)
+        return x
 
 
 def max_pool(x: jax.Array) -> jax.Array:

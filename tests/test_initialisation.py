@@ -1,14 +1,18 @@
-"""The initial weights of the released code, by their distribution."""
+"""The initial weights of the released codes, by their distribution."""
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
 from flax import nnx
 
 from comparison import Named, as_numpy
-from dks_jax.functional import Functional
+from dks_jax.functional import Functional, get_arrays
+from dks_jax.macs import count_macs
+from dks_jax.models.resnet import resnet
 from dks_jax.models.wide_resnet import wide_resnet
 
 NUM_CLASSES = 10
@@ -53,3 +57,32 @@ def test_running_statistics_start_as_standard_normal(fresh):
     assert all((mean == 0).all() for mean in select(fresh, "mean").values())
     assert all((var == 1).all() for var in select(fresh, "var").values())
     assert len(select(fresh, "mean")) == len(select(fresh, "var")) == 25
+
+
+def test_a_resnet_starts_as_the_code_of_dhm_has_it():
+    """Convolutions Kaiming-normal by fan-out, norms the identity, the linear layer as torch.nn.Linear."""
+    network = resnet(18, 1000, rngs=nnx.Rngs(0))
+    arrays = {name: np.asarray(array) for name, array in get_arrays(network).items()}
+    for name, array in arrays.items():
+        kind = name.rsplit(".", 1)[1]
+        if kind in ("scale", "var"):
+            assert np.all(array == 1), name
+        elif "fc" in name:
+            bound = arrays[name.replace("bias", "kernel")].shape[0] ** -0.5
+            assert 0.99 * bound < np.abs(array).max() <= 1.000001 * bound, name
+            assert abs(array.mean()) < 0.1 * bound, name
+        elif kind == "kernel":
+            height, width, _, out_channels = array.shape
+            assert array.std() == pytest.approx((2 / (height * width * out_channels)) ** 0.5, rel=0.03), name
+        else:
+            assert np.all(array == 0), name
+
+
+@pytest.mark.parametrize(("depth", "ratio"), [(18, 2.16), (50, 2.03)])
+def test_a_resnet_with_branches_does_the_reported_multiple_of_arithmetic(depth, ratio):
+    """Ratios computed by hand from the published block counts, at 224 pixels."""
+    network = resnet(depth, 1000, rngs=nnx.Rngs(0))
+    network.eval()
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    whole, backbone = count_macs(network, image), count_macs(network.drop_branches(), image)
+    assert whole / backbone == pytest.approx(ratio, abs=0.005)

@@ -16,7 +16,7 @@ import jax
 from flax import nnx
 
 from dks_jax.errors import InputError
-from dks_jax.layers import BatchNorm, Conv, Linear, max_pool
+from dks_jax.layers import BatchNorm, Conv, Linear, Stage, max_pool
 from dks_jax.supervision import Branch, DeeplySupervised
 
 
@@ -66,80 +66,65 @@ class Downsample(nnx.Module):
         return self.bn(self.conv(x))
 
 
-class BasicBlock(nnx.Module):
-    """Two 3x3 convolutions, each with BN, and the shortcut, after which comes a ReLU."""
+class Residual(nnx.Module):
+    """A block: the ReLU of the sum of its `residual` and its shortcut.
+
+    expansion: channels of the output over the width.
+    """
+
+    expansion: int
+
+    def __init__(self, in_channels: int, width: int, stride: int, *, norm_groups: int, rngs: nnx.Rngs):
+        out_channels, options = width * self.expansion, {"norm_groups": norm_groups, "rngs": rngs}
+        changes_shape = stride != 1 or in_channels != out_channels
+        self.downsample = nnx.data(
+            Downsample(in_channels, out_channels, stride, **options) if changes_shape else None
+        )
+
+    def residual(self, x: jax.Array) -> jax.Array:
+        """What the block adds to its shortcut."""
+        raise NotImplementedError
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nnx.relu(self.residual(x) + (x if self.downsample is None else self.downsample(x)))
+
+
+class BasicBlock(Residual):
+    """Two 3x3 convolutions, each with BN."""
 
     expansion = 1
 
     def __init__(self, in_channels: int, width: int, stride: int, *, norm_groups: int, rngs: nnx.Rngs):
+        super().__init__(in_channels, width, stride, norm_groups=norm_groups, rngs=rngs)
         norm = {"norm_groups": norm_groups, "unit_scale": True, "rngs": rngs}
         self.conv1 = Conv(in_channels, width, 3, stride, fan_out=True, rngs=rngs)
         self.bn1 = BatchNorm(width, **norm)
         self.conv2 = Conv(width, width, 3, fan_out=True, rngs=rngs)
         self.bn2 = BatchNorm(width, **norm)
-        self.downsample = nnx.data(
-            _downsample(in_channels, width, stride, norm_groups=norm_groups, rngs=rngs)
-        )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        out = nnx.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return nnx.relu(out + (x if self.downsample is None else self.downsample(x)))
+    def residual(self, x: jax.Array) -> jax.Array:
+        return self.bn2(self.conv2(nnx.relu(self.bn1(self.conv1(x)))))
 
 
-class Bottleneck(nnx.Module):
-    """1x1, 3x3 and 1x1 convolutions, each with BN, and the shortcut, after which comes a ReLU."""
+class Bottleneck(Residual):
+    """1x1, 3x3 and 1x1 convolutions, each with BN."""
 
     expansion = 4
 
     def __init__(self, in_channels: int, width: int, stride: int, *, norm_groups: int, rngs: nnx.Rngs):
+        super().__init__(in_channels, width, stride, norm_groups=norm_groups, rngs=rngs)
         norm = {"norm_groups": norm_groups, "unit_scale": True, "rngs": rngs}
-        out_channels = width * self.expansion
         self.conv1 = Conv(in_channels, width, 1, fan_out=True, rngs=rngs)
         self.bn1 = BatchNorm(width, **norm)
         self.conv2 = Conv(width, width, 3, stride, fan_out=True, rngs=rngs)
         self.bn2 = BatchNorm(width, **norm)
-        self.conv3 = Conv(width, out_channels, 1, fan_out=True, rngs=rngs)
-        self.bn3 = BatchNorm(out_channels, **norm)
-        self.downsample = nnx.data(
-            _downsample(in_channels, out_channels, stride, norm_groups=norm_groups, rngs=rngs)
-        )
+        self.conv3 = Conv(width, width * self.expansion, 1, fan_out=True, rngs=rngs)
+        self.bn3 = BatchNorm(width * self.expansion, **norm)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def residual(self, x: jax.Array) -> jax.Array:
         out = nnx.relu(self.bn1(self.conv1(x)))
         out = nnx.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return nnx.relu(out + (x if self.downsample is None else self.downsample(x)))
-
-
-def _downsample(in_channels: int, out_channels: int, stride: int, **options) -> Downsample | None:
-    if stride == 1 and in_channels == out_channels:
-        return None
-    return Downsample(in_channels, out_channels, stride, **options)
-
-
-class Stage(nnx.Module):
-    """Blocks one after another, the first of which changes the width and the resolution."""
-
-    def __init__(
-        self,
-        block: type[BasicBlock] | type[Bottleneck],
-        in_channels: int,
-        width: int,
-        num_blocks: int,
-        stride: int,
-        **options,
-    ):
-        out_channels = width * block.expansion
-        self.blocks = nnx.List(
-            block(in_channels if i == 0 else out_channels, width, stride if i == 0 else 1, **options)
-            for i in range(num_blocks)
-        )
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for block in self.blocks:
-            x = block(x)
-        return x
+        return self.bn3(self.conv3(out))
 
 
 class Head(nnx.Module):
@@ -179,8 +164,11 @@ def resnet(
     block = Bottleneck if recipe.bottleneck else BasicBlock
     options = {"norm_groups": norm_groups, "rngs": rngs}
 
-    def stage(in_width: int, width: int, num_blocks: int, stride: int = 2) -> Stage:
-        return Stage(block, in_width * block.expansion, width, num_blocks, stride, **options)
+    def stage(in_channels: int, width: int, num_blocks: int, stride: int = 2) -> Stage:
+        """Blocks, the first of which changes the width and the resolution."""
+        first = block(in_channels, width, stride, **options)
+        out_channels = width * block.expansion
+        return Stage([first, *(block(out_channels, width, 1, **options) for _ in range(num_blocks - 1))])
 
     def head(width: int) -> Head:
         return Head(width * block.expansion, num_classes, rngs=rngs)
@@ -188,15 +176,11 @@ def resnet(
     stem = Stem(channels, **options)
     w1, w2, w3, w4 = WIDTHS
     n1, n2, n3, n4 = recipe.backbone
-    stages = [
-        Stage(block, w1, w1, n1, 1, **options),
-        stage(w1, w2, n2),
-        stage(w2, w3, n3),
-        stage(w3, w4, n4),
-    ]
+    c1, c2, c3 = (width * block.expansion for width in (w1, w2, w3))
+    stages = [stage(64, w1, n1, 1), stage(c1, w2, n2), stage(c2, w3, n3), stage(c3, w4, n4)]
     main_head = head(w4)
     if not branches:
         return DeeplySupervised(stem, stages, main_head)
-    early = Branch(1, [stage(w2, w3, recipe.early[0]), stage(w3, w4, recipe.early[1])], head(w4))
-    late = Branch(2, [stage(w3, 2 * w4, recipe.late[0])], head(2 * w4))
+    early = Branch(1, [stage(c2, w3, recipe.early[0]), stage(c3, w4, recipe.early[1])], head(w4))
+    late = Branch(2, [stage(c3, 2 * w4, recipe.late[0])], head(2 * w4))
     return DeeplySupervised(stem, stages, main_head, [early, late])

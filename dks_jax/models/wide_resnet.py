@@ -13,7 +13,7 @@ import jax
 from flax import nnx
 
 from dks_jax.errors import InputError
-from dks_jax.layers import BatchNorm, Conv, Linear
+from dks_jax.layers import BatchNorm, Conv, Linear, Stage
 from dks_jax.supervision import Branch, DeeplySupervised
 
 
@@ -48,19 +48,12 @@ class Block(nnx.Module):
         return self.conv1(o2) + shortcut
 
 
-class Group(nnx.Module):
-    """Blocks one after another, the first of which changes the width and the resolution."""
-
-    def __init__(self, in_channels: int, out_channels: int, num_blocks: int, stride: int, **block):
-        self.blocks = nnx.List(
-            Block(in_channels if i == 0 else out_channels, out_channels, stride if i == 0 else 1, **block)
-            for i in range(num_blocks)
-        )
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for block in self.blocks:
-            x = block(x)
-        return x
+def group(in_channels: int, out_channels: int, num_blocks: int, stride: int, **block) -> Stage:
+    """Blocks, the first of which changes the width and the resolution."""
+    return Stage(
+        Block(in_channels if i == 0 else out_channels, out_channels, stride if i == 0 else 1, **block)
+        for i in range(num_blocks)
+    )
 
 
 class Head(nnx.Module):
@@ -121,17 +114,17 @@ def wide_resnet(
 
     stem = Conv(channels, 16, 3, rngs=rngs)
     stages = [
-        Group(16, widths[0], num_blocks, 1, **block),
-        Group(widths[0], widths[1], num_blocks, 2, **block),
-        Group(widths[1], widths[2], num_blocks, 2, **block),
+        group(16, widths[0], num_blocks, 1, **block),
+        group(widths[0], widths[1], num_blocks, 2, **block),
+        group(widths[1], widths[2], num_blocks, 2, **block),
     ]
     main_head = head(widths[2])
     if not branches:
         return DeeplySupervised(stem, stages, main_head)
     branch1_stages = [
-        Group(widths[0], widths[1], num_blocks, 2, **block),
-        Group(widths[1], widths[2], num_blocks // 2, 2, **block),
+        group(widths[0], widths[1], num_blocks, 2, **block),
+        group(widths[1], widths[2], num_blocks // 2, 2, **block),
     ]
     branch1 = Branch(0, branch1_stages, head(widths[2]))
-    branch2 = Branch(1, [Group(widths[1], widths[3], num_blocks, 2, **block)], head(widths[3]))
+    branch2 = Branch(1, [group(widths[1], widths[3], num_blocks, 2, **block)], head(widths[3]))
     return DeeplySupervised(stem, stages, main_head, [branch1, branch2])
