@@ -1,11 +1,11 @@
-"""What all command lines share: flags, config overrides, tables; wrong input is one sentence and status 2."""
+"""What all command lines share: flags, config overrides; wrong input is one sentence and status 2."""
 
 import argparse
 import logging
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from dks_jax import configuration, hosts, models
@@ -19,15 +19,28 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message[0].upper()}{message[1:]}; see {self.prog} --help.")
 
+    def add_weights(self) -> None:
+        """The flag --weights, as `load_network` takes it."""
+        self.add_argument(
+            "--weights",
+            required=True,
+            metavar="PATH",
+            help="workdir of a run, folder of weights or PyTorch file",
+        )
+
 
 class ConfigParser(Parser):
-    """A parser with the flag --config, whose fields --config.FIELD=VALUE replaces."""
+    """A parser with the flag --config, whose fields --config.FIELD=VALUE replaces.
 
-    def __init__(self, program: str, description: str | None):
+    Args:
+      used: the fields that have an effect; () for all.
+    """
+
+    def __init__(self, program: str, description: str | None, used: Sequence[str] = ()):
         super().__init__(
             program,
             description=description,
-            epilog=_fields_help(),
+            epilog=_fields_help(used),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -49,14 +62,30 @@ class ConfigParser(Parser):
         return arguments, configuration.load(arguments.config, overrides)
 
 
-def _fields_help() -> str:
-    """The fields of a config and their meaning, a line each."""
+def _fields_help(used: Sequence[str]) -> str:
+    """The fields of a config, or those used, and their meaning, a line each."""
     meanings = {name: field.meaning for name, field in configuration.FIELDS.items()}
     for model in models.MODELS:
         meanings |= {f"model.{name}": f"of {model}" for name in models.arguments(model)}
-    return "\n".join(
-        ["fields of the config:", *(f"  --config.{name:34} {text}" for name, text in meanings.items())]
-    )
+    title = "fields of the config; others have no effect:" if used else "fields of the config:"
+    return "\n".join([title, *(f"  --config.{name:34} {meanings[name]}" for name in used or meanings)])
+
+
+def run(action: Callable[[], None], interrupted: str = "stopped: the same command starts again") -> int:
+    """Does what a command line asks for; returns the exit status: 0, that of `report`, or 130 after Ctrl-C.
+
+    Args:
+      interrupted: what to say then.
+    """
+    silence_libraries()
+    try:
+        action()
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130
+    except Exception as error:
+        return report(error)
+    return 0
 
 
 def silence_libraries() -> None:
@@ -86,14 +115,3 @@ def report(error: Exception) -> int:
         )
         return 2
     raise error
-
-
-def markdown_table(lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, its columns aligned for a terminal too; the first line is its header."""
-    header, *body = ([cell.replace("|", "\\|") for cell in line] for line in lines)
-    widths = [max(3, *map(len, column)) for column in zip(header, *body, strict=True)]
-    aligned = [
-        [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in (header, *body)
-    ]
-    aligned.insert(1, ["-" * width for width in widths])
-    return "\n".join(f"| {' | '.join(line)} |" for line in aligned)

@@ -15,34 +15,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dks_jax import evaluation
-from dks_jax.command_line import ConfigParser, report, silence_libraries
+from dks_jax import evaluation, evaluation_report
+from dks_jax.command_line import ConfigParser, run
 from dks_jax.configuration import Config
 from dks_jax.errors import InputError
 from dks_jax.files import replacing, require_writable
 
+# The fields of a config that have an effect.
+FIELDS = (
+    "precision",
+    *("data.source", "data.name", "data.root", "data.image_size", "data.preprocessing"),
+    *("data.mean", "data.std", "data.test_per_class", "data.batch_size"),
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, 2 where the input is wrong, 130 after Ctrl-C."""
-    silence_libraries()
-    try:
-        command = parse(sys.argv[1:] if argv is None else argv)
-        setting = evaluation.prepare(command.config, command.weights)
-        print("\n".join(setting.description), flush=True)
-        result = evaluation.evaluate(
-            setting, skip_unreadable=command.skip_unreadable, keep_logits=command.logits is not None
-        )
-        # Shown even where a file cannot be written, and written even where nobody reads what is shown.
-        try:
-            write(command, setting, result)
-        finally:
-            print(evaluation.show(result), flush=True)
-    except KeyboardInterrupt:
-        print("stopped: the same command starts again", file=sys.stderr)
-        return 130
-    except Exception as error:
-        return report(error)
-    return 0
+    return run(lambda: _evaluate(parse(sys.argv[1:] if argv is None else argv)))
 
 
 class Command(NamedTuple):
@@ -65,10 +54,8 @@ def parse(argv: Sequence[str]) -> Command:
     Raises:
       InputError: a flag or a field of the config is wrong, or a file cannot be written where it is wanted.
     """
-    parser = ConfigParser("python -m dks_jax.evaluate", __doc__)
-    parser.add_argument(
-        "--weights", required=True, metavar="PATH", help="workdir of a run, folder of weights or PyTorch file"
-    )
+    parser = ConfigParser("python -m dks_jax.evaluate", __doc__, FIELDS)
+    parser.add_weights()
     parser.add_argument("--output", metavar="FILE.json", help="where to write the result as JSON")
     parser.add_argument(
         "--logits", metavar="FILE.npy", help="where to write the logits, float32 [classifier, example, class]"
@@ -79,6 +66,11 @@ def parse(argv: Sequence[str]) -> Command:
         help="leave out images that cannot be decoded, and list them",
     )
     arguments, config = parser.parse_with_config(argv)
+    if arguments.skip_unreadable and config.data.source == "tfds" and config.data.test_per_class:
+        raise InputError(
+            "`data.test_per_class` must be 0 for tfds with `--skip_unreadable`, since images that are chosen "
+            f"by class are all decoded before; got {config.data.test_per_class}."
+        )
     output, logits = (_destination(arguments, name) for name in ("output", "logits"))
     if output and logits and output.resolve() == logits.resolve():
         raise InputError(
@@ -96,10 +88,23 @@ def _destination(arguments, name: str) -> Path | None:
     return path
 
 
+def _evaluate(command: Command) -> None:
+    setting = evaluation.prepare(command.config, command.weights)
+    print("\n".join(evaluation_report.describe(setting)), flush=True)
+    result = evaluation.evaluate(
+        setting, skip_unreadable=command.skip_unreadable, keep_logits=command.logits is not None
+    )
+    # Shown even where a file cannot be written, and written even where nobody reads what is shown.
+    try:
+        write(command, setting, result)
+    finally:
+        print(evaluation_report.show(result), flush=True)
+
+
 def write(command: Command, setting: evaluation.Setting, result: evaluation.Result) -> None:
     """Writes the files that are wanted, each of them whole or not at all."""
     if command.output:
-        description = {**evaluation.description(setting, result), "config": command.config_file}
+        description = {**evaluation_report.as_json(setting, result), "config": command.config_file}
         with replacing(command.output) as partial:
             partial.write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
     if command.logits and result.logits is not None:

@@ -1,8 +1,11 @@
 """Top-k error, likelihood and calibration of logits, on the host in float64: pure functions."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from dks_jax.errors import InputError
 
 ECE_BINS = 15
 
@@ -32,6 +35,22 @@ class Figures(NamedTuple):
     top5_error: float
     nll: float
     ece: float
+
+
+def require_finite_logits(logits: np.ndarray, indices: Sequence[int], name: Callable[[int], str]) -> None:
+    """Raises InputError where a logit of [classifier, example, class] is not finite; names the example.
+
+    Args:
+      indices: of the examples in their data.
+      name: what the example of an index is called; may take long.
+    """
+    finite = np.all(np.isfinite(logits), axis=(0, 2))
+    if not finite.all():
+        raise InputError(
+            f"The logits must be finite; those of {name(indices[int(np.argmin(finite))])} are not: the "
+            "weights are of a training that diverged, or their network overflows; try "
+            "--config.precision=float32."
+        )
 
 
 def scores(logits: np.ndarray, labels: np.ndarray) -> Scores:

@@ -8,23 +8,26 @@ An IMAGE is a file, or a folder whose images are all taken. They are prepared as
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from dks_jax import data
-from dks_jax.command_line import Parser, markdown_table, report, silence_libraries
+from dks_jax.command_line import Parser, run
 from dks_jax.data import folder
 from dks_jax.data.images import StoredSplit
 from dks_jax.data.preparation import Preparation
 from dks_jax.data.views import View
 from dks_jax.errors import InputError
-from dks_jax.evaluation import require_finite
-from dks_jax.evaluation_metrics import log_softmax
+from dks_jax.evaluation_metrics import log_softmax, require_finite_logits
+from dks_jax.evaluation_report import describe_preprocessing
 from dks_jax.imagenet_classes import display_name
 from dks_jax.steps import Devices, Forward
+from dks_jax.supervision import DeeplySupervised
+from dks_jax.tables import markdown_table
 from dks_jax.weights import load_network
 
 BATCH_SIZE = 32
@@ -44,18 +47,7 @@ class Prediction(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, 2 where the input is wrong, 130 after Ctrl-C."""
-    silence_libraries()
-    try:
-        arguments = parse(sys.argv[1:] if argv is None else argv)
-        paths = find_images(arguments.images)
-        predictions = predict(arguments.weights, paths)
-        print(as_json(paths, predictions) if arguments.json else as_table(paths, predictions), flush=True)
-    except KeyboardInterrupt:
-        print("stopped: the same command starts again", file=sys.stderr)
-        return 130
-    except Exception as error:
-        return report(error)
-    return 0
+    return run(lambda: _predict(parse(sys.argv[1:] if argv is None else argv)))
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -68,12 +60,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         "python -m dks_jax.predict", description=__doc__, formatter_class=layout, allow_abbrev=False
     )
-    parser.add_argument(
-        "--weights", required=True, metavar="PATH", help="workdir of a run, folder of weights or PyTorch file"
-    )
+    parser.add_weights()
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, or folder of image files")
     return parser.parse_args(argv)
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    paths = find_images(arguments.images)
+    network, metadata = load_network(arguments.weights)
+    predictions = predict(network, metadata, paths)
+    print(describe(metadata["preprocessing"]), file=sys.stderr)
+    print(as_json(paths, predictions) if arguments.json else as_table(paths, predictions), flush=True)
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
@@ -96,37 +94,47 @@ def find_images(names: Sequence[str]) -> list[Path]:
     return paths
 
 
-def predict(weights: str | Path, paths: Sequence[Path]) -> list[list[Prediction]]:
+def predict(
+    network: DeeplySupervised, metadata: Mapping[str, Any], paths: Sequence[Path]
+) -> list[list[Prediction]]:
     """For each image the likeliest classes, the likeliest first: five, or as many as there are.
 
     Args:
-      weights: as `load_network` takes them.
+      network, metadata: as `load_network` gives them.
 
     Raises:
-      InputError: there are no weights, or an image cannot be read.
+      InputError: an image cannot be read, or a logit is not finite.
     """
-    network, metadata = load_network(weights)
     preprocessing = metadata["preprocessing"]
     devices = Devices(batches_per_call=1)
     preparation = Preparation(tuple(preprocessing["mean"]), tuple(preprocessing["std"]))
-    feed = data.held_out_feed(
-        _unlabelled(paths, preprocessing), preparation, batch_size=BATCH_SIZE, devices=devices
-    )
-    class_names = metadata.get("class_names")
+    split = _unlabelled(paths, preprocessing)
+    feed = data.held_out_feed(split, preparation, batch_size=BATCH_SIZE, devices=devices)
+    forward = Forward(network.drop_branches(), devices)
+    class_names = metadata["class_names"]
 
     def prediction(label: int, probability: float) -> Prediction:
         return Prediction(label, display_name(class_names[label]) if class_names else None, probability)
 
     predictions: list[list[Prediction]] = []
-    for output in Forward(network.drop_branches(), devices).batches(feed):
-        begin = len(predictions)
-        require_finite(output.logits, [str(path) for path in paths[begin : begin + len(output.labels)]])
-        (logits,) = output.logits
-        likeliest = np.argsort(-logits, axis=-1, kind="stable")[:, :MOST_LIKELY]
-        probabilities = np.take_along_axis(np.exp(log_softmax(logits)), likeliest, axis=-1)
-        for labels, own in zip(likeliest.tolist(), probabilities.tolist(), strict=True):
-            predictions.append(list(map(prediction, labels, own)))
+    with tqdm(total=len(paths), unit="image", dynamic_ncols=True, disable=None) as bar:
+        for output in forward.batches(feed):
+            size, seen = len(output.labels), len(predictions)
+            require_finite_logits(output.logits, range(seen, seen + size), split.name)
+            (logits,) = output.logits
+            likeliest = np.argsort(-logits, axis=-1, kind="stable")[:, :MOST_LIKELY]
+            probabilities = np.take_along_axis(np.exp(log_softmax(logits)), likeliest, axis=-1)
+            for labels, own in zip(likeliest.tolist(), probabilities.tolist(), strict=True):
+                predictions.append(list(map(prediction, labels, own)))
+            bar.update(size)
     return predictions
+
+
+def describe(preprocessing: Mapping[str, Any]) -> str:
+    """How the images are prepared, by the metadata of the weights, in one line."""
+    shape = [preprocessing[side] for side in ("height", "width", "channels")]
+    line = describe_preprocessing(preprocessing["name"], shape, preprocessing["mean"], preprocessing["std"])
+    return f"{line} (assumed: the PyTorch checkpoint does not say)" if preprocessing.get("assumed") else line
 
 
 def as_table(paths: Sequence[Path], predictions: Sequence[Sequence[Prediction]]) -> str:
@@ -157,9 +165,9 @@ def as_json(paths: Sequence[Path], predictions: Sequence[Sequence[Prediction]]) 
     return json.dumps(described, indent=2)
 
 
-def _unlabelled(paths: Sequence[Path], preprocessing: dict[str, Any]) -> StoredSplit:
+def _unlabelled(paths: Sequence[Path], preprocessing: Mapping[str, Any]) -> StoredSplit:
     """The images as a split, the label of each 0."""
-    view = View(preprocessing["height"], preprocessing["channels"], preprocessing.get("name", "squash"))
+    view = View(preprocessing["height"], preprocessing["channels"], preprocessing["name"])
 
     def read(index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
         return folder.decode(paths[index], view, rng), 0

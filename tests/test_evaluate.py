@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,11 +15,13 @@ import pytest
 from PIL import Image
 from sklearn.metrics import top_k_accuracy_score
 
-from dks_jax import evaluate, evaluation
+from dks_jax import evaluate, evaluation, evaluation_report
 from dks_jax.data import digits
 from dks_jax.data.images import Split
 from dks_jax.data.preparation import Preparation
 from dks_jax.data.resident import EvaluationFeed
+from dks_jax.errors import InputError
+from dks_jax.evaluation_metrics import Figures, require_finite_logits
 from dks_jax.steps import Devices, Forward
 from dks_jax.weights import load_network
 from runs import CONFIGS, DIGITS, FOUR_DEVICES, records, run
@@ -109,12 +112,13 @@ def test_every_classifier_is_evaluated_and_each_image_counts_once(weights, tmp_p
     assert result["skipped"] == []
     assert (result["preprocessing"], result["image_size"], result["mean"]) == ("squash", 8, [0.305])
     assert (result["precision"], result["weights"], result["ece_bins"]) == ("float32", str(folder), 15)
-    assert result["data"] == {"source": "digits", "name": "", "root": ""}
+    assert result["data"] == {"source": "digits", "root": ""}
     assert result["config"] == DIGITS.removeprefix("--config=")
     assert result["model"] == {"name": "wide_resnet", "depth": 16, "width": 1, "dropout": 0.0}
     assert result["images_per_second"] > 0
     output = capsys.readouterr().out
     assert "warning" not in output
+    assert "\n20 images, " in output
     top1, top5 = result["top1_error"], result["top5_error"]
     assert f"\n[Error rate] Top-1: {top1:.4f}%, Top-5: {top5:.4f}%\n" in output
     assert output.count("\n| branch") == 2
@@ -294,7 +298,7 @@ def test_nothing_but_unreadable_images_is_an_error(image_folder, colour_weights,
         (image_folder / "test" / name).write_bytes(b"no image")
     arguments = [*on_folder(image_folder), f"--weights={colour_weights}", "--skip_unreadable"]
     error = fails(tmp_path, capsys, *arguments, f"--output={tmp_path / 'results.json'}")
-    assert f"none of the 2 can be decoded, {image_folder / 'test/a/1.png'} the first of them" in error
+    assert f"none can be decoded, {image_folder / 'test/a/1.png'} being the first of 2." in error
 
 
 def test_more_classes_than_the_weights_have_are_refused_and_fewer_are_not(
@@ -309,13 +313,13 @@ def test_more_classes_than_the_weights_have_are_refused_and_fewer_are_not(
         for split in ("train", "test"):
             shutil.rmtree(image_folder / split / name)
     assert evaluate.main([*on_folder(image_folder), f"--weights={colour_weights}"]) == 0
-    assert "1 held-out images in 1 classes" in capsys.readouterr().out
+    assert "1 held-out image in 1 class, streamed\n" in capsys.readouterr().out
 
 
 def test_images_with_other_channels_are_refused(weights, image_folder, tmp_path, capsys):
     error = fails(tmp_path, capsys, *on_folder(image_folder), f"--weights={weights[0]}")
-    assert "must be of a network for images with 3 channels" in error
-    assert "takes 1." in error
+    assert "must be of a network for as many channels as the images of the data have, 3; " in error
+    assert error.endswith("takes 1.\n")
 
 
 def test_other_classes_and_another_preprocessing_are_warned_of(image_folder, colour_weights, capsys):
@@ -325,10 +329,99 @@ def test_other_classes_and_another_preprocessing_are_warned_of(image_folder, col
     assert evaluate.main([*arguments, f"--weights={colour_weights}"]) == 0
     warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert warnings == [
-        "warning: the classes differ: label 1 is 'x' here, 'b' in the weights",
+        "warning: the classes differ: label 1 is 'x' here, 'b' in the weights, so that the errors compare "
+        "different classes",
         "warning: the preprocessing differs: size [16, 16] here, [8, 8] in the weights; "
         "std [0.5, 0.5, 0.5] here, [0.25, 0.25, 0.25] in the weights",
     ]
+
+
+def warnings_of(weights, *arguments):
+    """The warnings of an evaluation of digits that computes nothing."""
+    command = evaluate.parse([*SMALL, f"--weights={weights}", *arguments])
+    setting = evaluation.prepare(command.config, command.weights)
+    return [line for line in evaluation_report.describe(setting) if line.startswith("warning: ")]
+
+
+def change_metadata(folder, change):
+    file = folder / "metadata.json"
+    metadata = json.loads(file.read_text())
+    change(metadata)
+    file.write_text(json.dumps(metadata))
+
+
+def test_a_preprocessing_that_is_assumed_is_not_warned_of(tmp_path):
+    save_tiny(tmp_path / "weights", mean=0.5)
+    (warning,) = warnings_of(tmp_path / "weights")
+    assert warning.startswith("warning: the preprocessing differs: mean [0.305] here, [0.5] in the weights")
+    change_metadata(tmp_path / "weights", lambda metadata: metadata["preprocessing"].update(assumed=True))
+    assert warnings_of(tmp_path / "weights") == []
+
+
+def test_another_network_in_the_config_is_warned_of_first(tmp_path):
+    save_tiny(tmp_path / "weights", mean=0.5)
+    network, preprocessing = warnings_of(tmp_path / "weights", "--config.model.width=2")
+    assert network == (
+        "warning: the network differs: wide_resnet (depth 16, width 2) in the config, wide_resnet (depth 16, "
+        "width 1) in the weights, which is evaluated"
+    )
+    assert preprocessing.startswith("warning: the preprocessing differs")
+
+
+def test_dropout_and_the_order_of_arguments_make_no_other_network(weights, tmp_path):
+    folder = shutil.copytree(weights[0], tmp_path / "weights")
+    model = {"dropout": 0.3, "width": 1, "depth": 16, "name": "wide_resnet"}
+    change_metadata(folder, lambda metadata: metadata.update(model=model))
+    assert warnings_of(folder) == []
+
+
+def test_skipping_images_of_tfds_by_class_is_refused_before_any_are_read(weights, tmp_path, capsys):
+    arguments = on_folder(tmp_path / "absent", "source=tfds", "name=tiny", "test_per_class=2")
+    error = fails(tmp_path, capsys, *arguments, f"--weights={weights[0]}", "--skip_unreadable")
+    assert "`data.test_per_class` must be 0 for tfds with `--skip_unreadable`" in error
+    assert error.endswith("got 2.\n")
+
+
+def test_the_names_of_images_are_asked_for_on_failure_alone():
+    asked = []
+
+    def name(index):
+        asked.append(index)
+        return f"image {index}"
+
+    logits = np.zeros((2, 3, 4), np.float32)
+    require_finite_logits(logits, [5, 7, 8], name)
+    assert asked == []
+    logits[1, 1:, 0] = np.nan, np.inf
+    with pytest.raises(InputError, match="those of image 7 are not"):
+        require_finite_logits(logits, [5, 7, 8], name)
+    assert asked == [7]
+
+
+def test_a_large_likelihood_is_shown_in_four_digits_and_one_image_as_one():
+    def shown(nll, num_examples=1234):
+        result = evaluation.Result({"main": Figures(50.0, 25.0, nll, 0.5)}, num_examples, [], None, 10.0)
+        return evaluation_report.show(result)
+
+    assert "| 9999.8765 |" in shown(9999.87654)
+    assert "| 1.235e+08 |" in shown(123456789.0)
+    assert shown(1.0).startswith("1,234 images, 10.0 images/s\n")
+    assert shown(1.0, 1).startswith("1 image, 10.0 images/s\n")
+
+
+def test_help_lists_the_fields_that_have_an_effect(capsys):
+    with pytest.raises(SystemExit):
+        evaluate.main(["--help"])
+    output = capsys.readouterr().out
+    assert "others have no effect" in output
+    listed = re.findall(r"^  --config\.(\S+)", output, re.MULTILINE)
+    assert set(listed) == {"precision"} | {
+        f"data.{name}"
+        for name in (
+            *("source", "name", "root", "image_size", "preprocessing", "mean", "std"),
+            *("test_per_class", "batch_size"),
+        )
+    }
 
 
 def test_weights_that_give_no_number_are_named_with_the_example(tmp_path, capsys):

@@ -27,8 +27,8 @@ import safetensors.torch
 import torch
 
 import torch_reference as reference
-from dks_jax.command_line import markdown_table
 from dks_jax.errors import InputError
+from dks_jax.tables import markdown_table
 from dks_jax.weights import load_network, load_weights
 from real_torchvision import torchvision
 

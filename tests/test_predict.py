@@ -1,6 +1,8 @@
 """Predictions against the network applied by hand, and wrong inputs."""
 
+import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -38,9 +40,11 @@ def by_hand(network, path, mode="RGB", mean=0.4, std=0.3):
     return np.exp(logits) / np.exp(logits).sum()
 
 
-def as_json(capsys, *arguments):
+def as_json(capsys, *arguments, err=None):
     assert predict.main(["--json", *map(str, arguments)]) == 0
-    return json.loads(capsys.readouterr().out)
+    captured = capsys.readouterr()
+    assert err in (None, captured.err)
+    return json.loads(captured.out)
 
 
 def test_the_five_likeliest_classes_are_those_of_the_network(weights, tmp_path, capsys):
@@ -54,6 +58,27 @@ def test_the_five_likeliest_classes_are_those_of_the_network(weights, tmp_path, 
     assert [p["class"] for p in described["predictions"]] == [NAMES[label] for label in order]
     probabilities = [p["probability"] for p in described["predictions"]]
     np.testing.assert_allclose(probabilities, expected[order], rtol=1e-4)
+
+
+def test_a_line_beside_the_result_tells_how_the_images_are_prepared(weights, tmp_path, capsys):
+    path = save(tmp_path / "image.png", 0)
+    line = "preprocessing: squash to 8x8x3, mean 0.4 0.4 0.4, std 0.3 0.3 0.3"
+    as_json(capsys, f"--weights={weights[0]}", path, err=f"{line}\n")
+    folder = shutil.copytree(weights[0], tmp_path / "weights")
+    metadata = json.loads((folder / "metadata.json").read_text())
+    metadata["preprocessing"]["assumed"] = True
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    line += " (assumed: the PyTorch checkpoint does not say)"
+    as_json(capsys, f"--weights={folder}", path, err=f"{line}\n")
+
+
+def test_progress_is_shown_on_a_terminal(weights, tmp_path, monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr(shown, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stderr", shown)
+    path = save(tmp_path / "image.png", 0)
+    assert predict.main([f"--weights={weights[0]}", str(path), str(path)]) == 0
+    assert "2/2" in shown.getvalue()
 
 
 def test_the_table_shows_images_classes_and_probabilities(weights, tmp_path, capsys):

@@ -16,7 +16,7 @@ from dks_jax.data.feed import Epochs
 from dks_jax.data.images import Split
 from dks_jax.data.preparation import Preparation
 from dks_jax.data.resident import EvaluationFeed, TrainingFeed
-from dks_jax.steps import Devices, Steps
+from dks_jax.steps import Devices, Forward, Steps
 from tiny_network import tiny_network
 
 NUM_CLASSES = 4
@@ -192,3 +192,17 @@ def test_four_devices_match_one(tmp_path, norm_groups):
     for name, value in one.items():
         largest = np.abs(value).max() if value.size else 0
         np.testing.assert_allclose(four[name], value, rtol=0, atol=1e-10 * max(largest, 1e-30))
+
+
+def test_the_forward_pass_multiplies_float32_in_full():
+    devices = Devices(batches_per_call=1)
+    feed = EvaluationFeed(images(4), Preparation((0.5,) * 3, (0.25,) * 3), batch_size=4, devices=devices)
+    forward = Forward(tiny_network(NUM_CLASSES), devices)
+    (chunk,) = feed.chunks(0)
+    lowered = forward._apply.lower(*forward._arrays, chunk.arrays, chunk.first, feed=feed, batch_size=4)
+    lines = lowered.as_text().splitlines()
+    for operation, count in (("stablehlo.convolution", 4), ("stablehlo.dot_general", 3)):
+        found = [line for line in lines if operation in line]
+        assert len(found) == count
+        for line in found:
+            assert line.count("HIGHEST") == 2

@@ -14,6 +14,7 @@ ORDER = [
     "train",
     "evaluate",
     "predict",
+    "evaluation_report",
     "evaluation",
     "command_line",
     "loop",
@@ -57,6 +58,7 @@ ORDER = [
     "metrics",
     "evaluation_metrics",
     "configuration",
+    "tables",
     "files",
     "errors",
 ]

@@ -66,6 +66,7 @@ def save_tiny(
         "model": {"name": "wide_resnet", "depth": 16, "width": 1, "dropout": 0.0},
         "class_names": class_names or [str(label) for label in range(num_classes)],
         "preprocessing": {
+            "name": "squash",
             "height": size,
             "width": size,
             "channels": channels,

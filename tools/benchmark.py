@@ -29,8 +29,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from dks_jax import data, models, torch_names
-from dks_jax.command_line import Parser, markdown_table, report, silence_libraries
+from dks_jax import command_line, data, models, torch_names
 from dks_jax.data import folder
 from dks_jax.data.images import StoredSplit
 from dks_jax.data.preparation import Preparation
@@ -42,6 +41,7 @@ from dks_jax.files import replacing, require_writable
 from dks_jax.functional import get_arrays
 from dks_jax.steps import Devices, Forward
 from dks_jax.supervision import DeeplySupervised
+from dks_jax.tables import markdown_table
 from dks_jax.torch_weights import ASSUMED_PREPROCESSING
 
 # Seconds of every round, by row and column of the table.
@@ -66,24 +66,19 @@ ratio: to the faster PyTorch; above 1 where dks_jax is faster."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status, 2 where the input is wrong."""
-    silence_libraries()
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        arguments = parse(argv)
-        # That of others, since the work here is yet to begin.
-        load_average = os.getloadavg()[0]
-        result = arguments.measure(arguments) | describe_run(argv, load_average)
-        print(f"{arguments.show(result)}\n\n{show_run(result)}")
-        if arguments.output:
-            with replacing(arguments.output) as partial_file:
-                partial_file.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
-    except Exception as error:
-        return report(error)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    """Runs the command line; returns the exit status: 0, 2 where the input is wrong, 130 after Ctrl-C."""
+    return command_line.run(lambda: _benchmark(sys.argv[1:] if argv is None else argv))
+
+
+def _benchmark(argv: Sequence[str]) -> None:
+    arguments = parse(argv)
+    # That of others, since the work here is yet to begin.
+    load_average = os.getloadavg()[0]
+    result = arguments.measure(arguments) | describe_run(argv, load_average)
+    print(f"{arguments.show(result)}\n\n{show_run(result)}")
+    if arguments.output:
+        with replacing(arguments.output) as partial_file:
+            partial_file.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -93,7 +88,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
       InputError: an argument is wrong.
     """
     layout = argparse.RawDescriptionHelpFormatter
-    parser = Parser(
+    parser = command_line.Parser(
         "python tools/benchmark.py", description=__doc__, formatter_class=layout, allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -170,6 +165,8 @@ def measure_evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
         )
     torch.set_num_threads(num_cores())
     torch.backends.cudnn.benchmark = True
+    # In full float32, as here; by default PyTorch rounds the factors of a convolution to 10 bits on a GPU.
+    torch.backends.cudnn.allow_tf32 = False
 
     network = models.build(
         {"name": arguments.model}, num_classes=NUM_CLASSES, channels=3, branches=False, seed=0
@@ -196,13 +193,8 @@ def measure_evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
     )
 
     batches = [images for images, _ in loader]
-    with contextlib.ExitStack() as full_precision:
-        if platform_of_torch == "gpu":
-            # By default both round the factors of a float32 product to 10 bits there.
-            full_precision.enter_context(jax.default_matmul_precision("highest"))
-            full_precision.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
-        own = np.concatenate([output.logits[-1] for output in forward.batches(resident)])
-        agreement = {name: compare(own, their.logits(batches)) for name, their in theirs.items()}
+    own = np.concatenate([output.logits[-1] for output in forward.batches(resident)])
+    agreement = {name: compare(own, their.logits(batches)) for name, their in theirs.items()}
     print(show_agreement(agreement), flush=True)
     require_agreement(agreement)
 

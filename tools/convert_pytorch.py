@@ -24,7 +24,7 @@ import numpy as np
 from flax import nnx
 
 from dks_jax import models, torch_files
-from dks_jax.command_line import Parser, markdown_table, report, silence_libraries
+from dks_jax.command_line import Parser, run
 from dks_jax.data import folder
 from dks_jax.data.augment import normalise
 from dks_jax.data.views import View
@@ -32,6 +32,7 @@ from dks_jax.errors import InputError
 from dks_jax.files import require_writable
 from dks_jax.predict import find_images
 from dks_jax.supervision import backbone_only
+from dks_jax.tables import markdown_table
 from dks_jax.torch_weights import read_checkpoint, state_dict, write_checkpoint
 from dks_jax.weights import load_network, load_weights
 from dks_jax.weights_folder import METADATA, Weights, save_weights
@@ -44,20 +45,15 @@ AGREEMENT = 1e-4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status, 2 where the input is wrong."""
-    silence_libraries()
-    try:
-        arguments = parse(argv)
-        convert = import_weights if arguments.direction == "import" else export_weights
-        convert(arguments)
-        if arguments.check is not None:
-            check(arguments)
-    except Exception as error:
-        return report(error)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    """Runs the command line; returns the exit status: 0, 2 where the input is wrong, 130 after Ctrl-C."""
+    return run(lambda: _convert(parse(argv)))
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    convert = import_weights if arguments.direction == "import" else export_weights
+    convert(arguments)
+    if arguments.check is not None:
+        check(arguments)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

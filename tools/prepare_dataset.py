@@ -23,7 +23,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
-from dks_jax.command_line import Parser, report
+from dks_jax.command_line import Parser, run
 from dks_jax.data import tfds_source
 from dks_jax.errors import InputError
 
@@ -32,24 +32,23 @@ MANUAL_FILES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status, 2 where the input is wrong."""
-    try:
-        arguments = parse(argv)
-        # tfds uses importlib_resources here and does not say so.
-        needed = ("tensorflow_datasets", "array_record", "importlib_resources", "tensorflow")
-        tfds_source.require(*needed, extra="prepare")
-        restrain()
-        builder = find_builder(arguments.name, arguments.data_dir)
-        done = is_prepared(builder)
-        if not done:
-            prepare(builder, arguments.data_dir, arguments.manual_dir)
-        print(f"{'already prepared: ' if done else ''}{summary(builder, arguments.data_dir)}")
-    except Exception as error:
-        return report(error)
-    except KeyboardInterrupt:
-        print("interrupted: the same command starts again from the complete downloads", file=sys.stderr)
-        return 130
-    return 0
+    """Runs the command line; returns the exit status: 0, 2 where the input is wrong, 130 after Ctrl-C."""
+    return run(
+        lambda: _prepare(parse(argv)),
+        interrupted="interrupted: the same command starts again from the complete downloads",
+    )
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    # tfds uses importlib_resources here and does not say so.
+    needed = ("tensorflow_datasets", "array_record", "importlib_resources", "tensorflow")
+    tfds_source.require(*needed, extra="prepare")
+    restrain()
+    builder = find_builder(arguments.name, arguments.data_dir)
+    done = is_prepared(builder)
+    if not done:
+        prepare(builder, arguments.data_dir, arguments.manual_dir)
+    print(f"{'already prepared: ' if done else ''}{summary(builder, arguments.data_dir)}")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

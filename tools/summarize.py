@@ -29,11 +29,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from dks_jax.command_line import Parser, markdown_table, report
+from dks_jax import command_line
 from dks_jax.configuration import fits, flatten
 from dks_jax.errors import InputError
 from dks_jax.files import replacing
 from dks_jax.logs import Record, read_records
+from dks_jax.tables import markdown_table
 from dks_jax.workdir import FREE_FIELDS
 
 # Columns and colours by `config.method`; Okabe and Ito's colours, which colour-blind readers tell apart.
@@ -84,24 +85,23 @@ class Row(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status, 2 where the input is wrong."""
-    try:
-        arguments = parse(argv)
-        runs, left_out = read_runs(find_runs(arguments.runs))
-        rows = make_rows(runs)
-        tables = markdown(rows, left_out)
-        if arguments.output:
-            write(arguments.output, tables, rows)
-        print(tables, end="")
-    except Exception as error:
-        return report(error)
-    return 0
+    """Runs the command line; returns the exit status: 0, 2 where the input is wrong, 130 after Ctrl-C."""
+    return command_line.run(lambda: _summarize(parse(argv)))
+
+
+def _summarize(arguments: argparse.Namespace) -> None:
+    runs, left_out = read_runs(find_runs(arguments.runs))
+    rows = make_rows(runs)
+    tables = markdown(rows, left_out)
+    if arguments.output:
+        write(arguments.output, tables, rows)
+    print(tables, end="")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The runs and the output that a command line asks for."""
     layout = argparse.RawDescriptionHelpFormatter
-    parser = Parser("python tools/summarize.py", description=__doc__, formatter_class=layout)
+    parser = command_line.Parser("python tools/summarize.py", description=__doc__, formatter_class=layout)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="workdir, or folder of workdirs")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write to; by default none")
     arguments = parser.parse_args(argv)
