@@ -433,7 +433,7 @@ def test_weights_that_give_no_number_are_named_with_the_example(tmp_path, capsys
 
 
 WRONG = {
-    "no weights": (["--weights=nowhere"], "nowhere holds no weights"),
+    "no weights": (["--weights=nowhere"], "There are no weights at nowhere"),
     "an absent folder": (["--output=nowhere/results.json"], "`--output` must name a file in a folder that"),
     "a folder as output": (["--output=."], "`--output` must name a file; . is a folder"),
     "a folder as logits": (["--logits=.."], "`--logits` must name a file; .. is a folder"),

@@ -60,7 +60,7 @@ def whole_checkpoints(workdir):
 
 @pytest.mark.parametrize(
     "settings",
-    [Settings(10, 80, 5, 0.003, 10), pytest.param(Settings(50, 224, 25, 0.02, 16), marks=pytest.mark.slow)],
+    [Settings(10, 80, 5, 0.003, 10), pytest.param(Settings(50, 224, 25, 0.02, 24), marks=pytest.mark.slow)],
 )
 def test_resnet18_learns_photographs_by_heart_and_a_killed_run_ends_as_an_unbroken_one(settings, tmp_path):
     if not PHOTOGRAPHS:

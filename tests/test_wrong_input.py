@@ -19,7 +19,10 @@ WRONG_FIELDS = {
         "data.source=mnist",
         "`data.source` must be one of digits, cifar, folder, tfds; got 'mnist'",
     ),
-    "unknown model": ("model.name=vgg", "`model.name` must be one of wide_resnet; got 'vgg'"),
+    "unknown model": (
+        "model.name=vgg",
+        "`model.name` must be one of wide_resnet, resnet18, resnet34, resnet50, resnet101, resnet152; got 'vgg'",
+    ),
     "unknown method": ("method=kd", "must be one of dks, ds, baseline, top_down, bottom_up; got 'kd'"),
     "precision": ("precision=float16", "`precision` must be one of float32, bfloat16"),
     "depth 30": ("model.depth=30", "must be 6n+4 with n >= 2, e.g. 16, 22, 28 or 40; got 30"),
@@ -115,7 +118,7 @@ WRONG_FIELDS = {
     "negative norm": ("optimizer.clip_norm=-0.5", "`optimizer.clip_norm` must be at least 0; got -0.5"),
     "weights that are not there": (
         "init_weights=nowhere",
-        "nowhere holds no weights: there is no metadata.json; give the weights/ of a run.",
+        "There are no weights at nowhere, which is absent; give the workdir of a finished run",
     ),
     "unknown data set": (
         "data.source=cifar data.root=. data.name=svhn data.image_size=32 data.mean=(0,0,0) data.std=(1,1,1)",
