@@ -21,7 +21,7 @@ WRONG_FIELDS = {
     ),
     "unknown model": (
         "model.name=vgg",
-        "`model.name` must be one of wide_resnet, resnet18, resnet34, resnet50, resnet101, resnet152; got 'vgg'",
+        "`model.name` must be one of wide_resnet, resnet18, resnet34, resnet50",
     ),
     "unknown method": ("method=kd", "must be one of dks, ds, baseline, top_down, bottom_up; got 'kd'"),
     "precision": ("precision=float16", "`precision` must be one of float32, bfloat16"),
