@@ -151,6 +151,7 @@ def test_a_failure_while_writing_keeps_the_file_before(folder, tmp_path, monkeyp
 def test_flags_that_do_not_belong_together(folder, tmp_path, refused):
     assert "`--drop_branches` must not be given" in refused("import", "a", tmp_path / "b", "--drop_branches")
     assert "`--model` must not be given" in refused("export", "a", folder, "--model=resnet18")
+    assert "Argument --model: invalid choice: 'resnet51'" in refused("import", "a", "b", "--model=resnet51")
     assert "absent.pth is absent" in refused("import", tmp_path / "absent.pth", tmp_path / "b")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()

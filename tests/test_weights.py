@@ -1,6 +1,7 @@
 """Starting from weights: what fits is taken over, heads start anew, anything else is refused."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -146,3 +147,15 @@ def test_a_run_starts_from_the_weights_of_another(tmp_path, capsys):
     assert run(tmp_path / "second", "--config.epochs=1", "--config.method=baseline", *fine) == 0
     assert "arrays taken over" not in capsys.readouterr().out
     assert len(records(tmp_path / "second")) == 2
+
+
+def test_weights_of_a_run_that_has_not_ended_are_those_of_its_best_epoch(saved, tmp_path):
+    folder, _ = saved
+    shutil.copytree(folder / "whole", tmp_path / "run" / "best_weights")
+    with pytest.raises(InputError, match=r"its run has not ended; let it end, or give .*best_weights"):
+        load_weights(tmp_path / "run")
+
+
+def test_weights_of_before_there_was_a_choice_are_squashed(saved):
+    folder, _ = saved
+    assert load_weights(folder / "whole").metadata["preprocessing"]["name"] == "squash"

@@ -116,6 +116,10 @@ WRONG_FIELDS = {
         "`checkpoint_every_minutes` must be at least 0; got -1",
     ),
     "negative norm": ("optimizer.clip_norm=-0.5", "`optimizer.clip_norm` must be at least 0; got -0.5"),
+    "preprocessing of images that are not resized": (
+        "data.preprocessing=dks",
+        "`data.preprocessing` must be squash for the source digits, whose images have their size; got 'dks'",
+    ),
     "weights that are not there": (
         "init_weights=nowhere",
         "There are no weights at nowhere, which is absent; give the workdir of a finished run",
