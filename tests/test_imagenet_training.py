@@ -47,6 +47,7 @@ def command(folder, workdir, settings):
         *(sys.executable, "-m", "dks_jax.train", "--config", str(CONFIGS / "imagenet_resnet18.py")),
         *(f"--config.data.{field}" for field in fields),
         f"--config.epochs={epochs}",
+        f"--config.optimizer.drop_epochs=({epochs * 2 // 3},)",
         f"--config.optimizer.learning_rate={learning_rate}",
         "--config.checkpoint_every_epochs=100",
         f"--workdir={workdir}",
@@ -60,7 +61,7 @@ def whole_checkpoints(workdir):
 
 @pytest.mark.parametrize(
     "settings",
-    [Settings(10, 80, 5, 0.003, 10), pytest.param(Settings(50, 224, 25, 0.02, 24), marks=pytest.mark.slow)],
+    [Settings(10, 80, 5, 0.003, 10), pytest.param(Settings(50, 96, 25, 0.02, 18), marks=pytest.mark.slow)],
 )
 def test_resnet18_learns_photographs_by_heart_and_a_killed_run_ends_as_an_unbroken_one(settings, tmp_path):
     if not PHOTOGRAPHS:
