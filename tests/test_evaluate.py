@@ -474,7 +474,13 @@ def test_ctrl_c_leaves_one_line_and_nothing_else(weights, tmp_path, monkeypatch,
         return whole(*arguments)
 
     monkeypatch.setattr(evaluation, "scores", interrupted)
-    assert evaluate.main([*SMALL, f"--weights={weights[0]}", f"--output={tmp_path / 'results.json'}"]) == 130
+    command = [*SMALL, f"--weights={weights[0]}", f"--output={tmp_path / 'results.json'}"]
+    # Processes of pytest-xdist ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert evaluate.main(command) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err == "stopped: the same command starts again\n"
     assert list(tmp_path.iterdir()) == []
 

@@ -29,25 +29,26 @@ def photographs(folder, count):
 
 
 class Settings(NamedTuple):
-    """Of a training; count: of images."""
+    """Of a training; count: of images; error: in %, reached at its end."""
 
     count: int
     size: int
     batch_size: int
     learning_rate: float
     epochs: int
+    error: float
 
 
 def command(folder, workdir, settings):
     """Without random crops, which would take many more epochs to learn by heart."""
-    _, size, batch_size, learning_rate, epochs = settings
+    _, size, batch_size, learning_rate, epochs, _ = settings
     fields = ["source=folder", f"root={folder}", f"image_size={size}", f"batch_size={batch_size}"]
     fields += ["random_resized_crop=False", "flip=False"]
     return [
         *(sys.executable, "-m", "dks_jax.train", "--config", str(CONFIGS / "imagenet_resnet18.py")),
         *(f"--config.data.{field}" for field in fields),
         f"--config.epochs={epochs}",
-        f"--config.optimizer.drop_epochs=({epochs * 2 // 3},)",
+        f"--config.optimizer.drop_epochs=({epochs * 4 // 5},)",
         f"--config.optimizer.learning_rate={learning_rate}",
         "--config.checkpoint_every_epochs=100",
         f"--workdir={workdir}",
@@ -61,7 +62,11 @@ def whole_checkpoints(workdir):
 
 @pytest.mark.parametrize(
     "settings",
-    [Settings(10, 80, 5, 0.003, 10), pytest.param(Settings(50, 96, 25, 0.02, 18), marks=pytest.mark.slow)],
+    [
+        # One that is on the way there: guessing gives 90 %.
+        Settings(10, 80, 5, 0.003, 6, error=60.0),
+        pytest.param(Settings(50, 96, 25, 0.02, 18, error=0.0), marks=pytest.mark.slow),
+    ],
 )
 def test_resnet18_learns_photographs_by_heart_and_a_killed_run_ends_as_an_unbroken_one(settings, tmp_path):
     if not PHOTOGRAPHS:
@@ -71,13 +76,13 @@ def test_resnet18_learns_photographs_by_heart_and_a_killed_run_ends_as_an_unbrok
     subprocess.run(runs["whole"], check=True, capture_output=True)
     errors = [record["error"] for record in records(tmp_path / "whole") if record["split"] == "train"]
     print("train errors by epoch, %:", *errors)
-    assert errors[-1] == 0.0
+    assert errors[-1] <= settings.error
     # Killed within an epoch, some way on, by checkpoints every few steps, wherever the epochs end.
     saving = [*runs["killed"], "--config.checkpoint_every_minutes=0.03"]
     process = subprocess.Popen(saving, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     steps = settings.count // settings.batch_size
     try:
-        while not any(step > steps and step % steps for step in whole_checkpoints(tmp_path / "killed")):
+        while not any(step > 1 and step % steps for step in whole_checkpoints(tmp_path / "killed")):
             assert process.poll() is None
             time.sleep(0.01)
     finally:

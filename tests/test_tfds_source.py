@@ -359,10 +359,11 @@ def test_a_malformed_name_is_refused(tiny: Path, name: str):
 def test_a_data_set_that_is_not_prepared_is_named_with_the_command(tiny: Path, tmp_path: Path):
     start = "`data.name` must be a data set that is prepared in `data.root`; "
     command = r"run python tools/prepare_dataset\.py"
-    refuse(tiny, "mnist", rf"{start}{tiny} does not hold 'mnist': {command} mnist --data_dir {tiny}\.$")
+    end = r", or set data\.source=folder for a folder of images\.$"
+    refuse(tiny, "mnist", rf"{start}{tiny} does not hold 'mnist': {command} mnist --data_dir {tiny}{end}")
     other = r"does not hold 'tiny:2\.0\.0', only tiny:1\.0\.0"
-    refuse(tiny, "tiny:2.0.0", rf"{start}{tiny} {other}: {command} tiny:2\.0\.0 --data_dir {tiny}\.$")
-    refuse(tmp_path / "a b", "tiny", rf"{command} tiny --data_dir '{tmp_path / 'a b'}'\.$")
+    refuse(tiny, "tiny:2.0.0", rf"{start}{tiny} {other}: {command} tiny:2\.0\.0 --data_dir {tiny}{end}")
+    refuse(tmp_path / "a b", "tiny", rf"{command} tiny --data_dir '{tmp_path / 'a b'}'{end}")
 
 
 def test_tfrecord_files_are_refused(root: Path):
