@@ -48,7 +48,7 @@ def command(folder, workdir, settings):
         *(sys.executable, "-m", "dks_jax.train", "--config", str(CONFIGS / "imagenet_resnet18.py")),
         *(f"--config.data.{field}" for field in fields),
         f"--config.epochs={epochs}",
-        f"--config.optimizer.drop_epochs=({epochs * 4 // 5},)",
+        f"--config.optimizer.drop_epochs=({epochs * 2 // 3},)",
         f"--config.optimizer.learning_rate={learning_rate}",
         "--config.checkpoint_every_epochs=100",
         f"--workdir={workdir}",
