@@ -112,7 +112,9 @@ def sgd(
     )
 
 
-def start(opt_state: optax.OptState, step: int, momentum: Mapping[str, jax.Array] | None) -> optax.OptState:
+def state_before(
+    opt_state: optax.OptState, step: int, momentum: Mapping[str, jax.Array] | None
+) -> optax.OptState:
     """The state of a fresh `sgd` as it is before a step, with a momentum or, where that is None, without."""
     if step:
         opt_state = optax.tree_utils.tree_set(opt_state, step=jnp.int32(step), count=jnp.int32(step))

@@ -118,7 +118,7 @@ class Steps:
           momentum: of every parameter; None for that of an optimizer that has just been made.
         """
         params = self._network.params
-        opt_state = optim.start(self._optimizer.init(params), step, momentum)
+        opt_state = optim.state_before(self._optimizer.init(params), step, momentum)
         state = TrainState(jnp.int32(step), params, self._network.batch_stats, opt_state)
         # Copied, because training donates the state's buffers, which on a CPU may be those of host arrays.
         return self._devices.replicate(jax.tree.map(np.array, state))

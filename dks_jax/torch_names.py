@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dks_jax.errors import InputError
-from dks_jax.models import wide_resnet
+from dks_jax.models import Network, wide_resnet
 from dks_jax.models.resnet import RECIPES
 
 Shape = tuple[int, ...]
@@ -24,18 +24,6 @@ COUNTER = "num_batches_tracked"
 DEEPEST = 100
 # Number of classes, of channels, or width: far beyond any that fits into memory.
 LARGEST = 10**6
-
-
-class Network(NamedTuple):
-    """What the names and shapes of a checkpoint tell of its network.
-
-    model: as `config.model` has it.
-    """
-
-    model: dict[str, Any]
-    num_classes: int
-    channels: int
-    branches: bool
 
 
 class Table(NamedTuple):
@@ -96,20 +84,8 @@ WIDE_RESNET = Table(
     counters=False,
 )
 
-
-def table_of(model: str) -> Table:
-    """The table of the network with this name.
-
-    Raises:
-      InputError: PyTorch checkpoints of it are not known.
-    """
-    if model == "wide_resnet":
-        return WIDE_RESNET
-    if model.startswith("resnet"):
-        return RESNET
-    raise InputError(
-        f"PyTorch checkpoints are known of wide_resnet and resnet18 to resnet152, not of {model}."
-    )
+# By the name that `config.model.name` gives.
+TABLES = {"wide_resnet": WIDE_RESNET} | {f"resnet{depth}": RESNET for depth in RECIPES}
 
 
 def torch_name(table: Table, name: str) -> str:
@@ -145,18 +121,19 @@ def counter_names(theirs: Iterable[str]) -> list[str]:
     return [name.replace("running_var", COUNTER) for name in theirs if name.endswith("running_var")]
 
 
+def to_torch(table: Table, ours: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Our arrays by PyTorch's names, in its order and layout: kernels [out, in, height, width], [out, in]."""
+    arrays = {name: np.asarray(ours[own]) for name, own in names(table, ours).items()}
+    return {name: np.ascontiguousarray(a.transpose(_to_torch(a.ndim))) for name, a in arrays.items()}
+
+
 def torch_shape(shape: Shape) -> Shape:
     """The shape that PyTorch gives an array of ours."""
     return tuple(shape[axis] for axis in _to_torch(len(shape)))
 
 
-def to_torch(array: np.ndarray) -> np.ndarray:
-    """An array of ours in PyTorch's layout: a kernel is [out, in, height, width] or [out, in] there."""
-    return np.ascontiguousarray(array.transpose(_to_torch(array.ndim)))
-
-
 def from_torch(array: np.ndarray) -> np.ndarray:
-    """The inverse of `to_torch`."""
+    """An array in PyTorch's layout in ours."""
     return np.ascontiguousarray(array.transpose(np.argsort(_to_torch(array.ndim))))
 
 

@@ -16,8 +16,9 @@ from dks_jax import models, torch_files, torch_names
 from dks_jax.configuration import COUNT_LIMIT
 from dks_jax.errors import InputError, printable
 from dks_jax.imagenet_classes import wordnet_ids
+from dks_jax.models import Network
 from dks_jax.torch_files import Tensor
-from dks_jax.torch_names import Network, Table
+from dks_jax.torch_names import Table
 from dks_jax.weights_folder import Named, Weights
 
 # Under which a training checkpoint keeps its state dict.
@@ -65,13 +66,8 @@ def read_checkpoint(file: Path, model: str | None = None) -> Weights:
         raise InputError(
             f"{file} must hold a checkpoint of {wanted}; by its names and shapes ({own_names}) it is {found}."
         )
-    table = torch_names.table_of(network.model["name"])
-    own = models.shapes(
-        network.model,
-        num_classes=network.num_classes,
-        channels=network.channels,
-        branches=network.branches,
-    )
+    table = torch_names.TABLES[network.model["name"]]
+    own = models.shapes(**network._asdict())
     arrays, counters = _fit(file, network, table, tensors, own)
     params = {name: arrays[name] for name in own if not name.endswith((".mean", ".var"))}
     batch_stats = {name: arrays[name] for name in own if name not in params}
@@ -88,14 +84,12 @@ def write_checkpoint(file: Path, weights: Weights) -> None:
       file: name that ends in .safetensors for that format, else as torch.save writes it.
 
     Raises:
-      InputError: the network is none that PyTorch checkpoints are known of, or not the one that the metadata
-        name; torch is not installed.
+      InputError: the network is not the one that the metadata describe; torch is not installed.
     """
-    _require_network(weights)
-    table = torch_names.table_of(weights.metadata["model"]["name"])
-    arrays = {**weights.params, **weights.batch_stats}
-    names = torch_names.names(table, arrays)
-    tensors = {name: torch_names.to_torch(np.asarray(arrays[own])) for name, own in names.items()}
+    network, arrays = weights.network, weights.params | weights.batch_stats
+    _require_network(network, arrays)
+    table = torch_names.TABLES[network.model["name"]]
+    tensors = torch_names.to_torch(table, arrays)
     if table is torch_names.RESNET:
         torch_files.write(file, _with_counters(tensors, weights.metadata))
     elif file.suffix == ".safetensors":
@@ -105,28 +99,16 @@ def write_checkpoint(file: Path, weights: Weights) -> None:
         if weights.metadata.get("epoch") is not None:
             content["epoch"] = weights.metadata["epoch"]
         if weights.momentum is not None:
-            content["optimizer"] = _optimizer(weights, names)
+            content["optimizer"] = _optimizer(weights.momentum, weights.metadata)
         torch_files.write(file, content)
 
 
-def _require_network(weights: Weights) -> None:
-    """Raises InputError where the metadata, which are a text that can be edited, describe another network."""
-    metadata, arrays = weights.metadata, {**weights.params, **weights.batch_stats}
-    try:
-        expected = models.shapes(
-            metadata["model"],
-            num_classes=len(metadata["class_names"]),
-            channels=metadata["preprocessing"]["channels"],
-            branches=any(name.startswith("branches.") for name in arrays),
-        )
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            "The metadata of the weights must have a network as `model`, `class_names` and `preprocessing`, "
-            "as they were written; put a copy of metadata.json back."
-        ) from error
+def _require_network(network: Network, arrays: Named) -> None:
+    """Raises InputError where the arrays are not those of the network that their metadata describe."""
+    expected = models.shapes(**network._asdict())
     if {name: array.shape for name, array in arrays.items()} != {n: a.shape for n, a in expected.items()}:
         raise InputError(
-            f"The weights must be those of {metadata['model']} with {len(metadata['class_names'])} classes, "
+            f"The weights must be those of {network.model} with {network.num_classes} classes, "
             "as their metadata say, and are others; put a copy of metadata.json back."
         )
 
@@ -302,15 +284,11 @@ def _momentum(optimizer: Any, names: list[str], params: Named) -> tuple[Named | 
     return momentum, settings
 
 
-def _optimizer(weights: Weights, names: Mapping[str, str]) -> dict[str, Any]:
-    """The state dict of a torch.optim.SGD of the parameters, in the order of their names."""
-    assert weights.momentum is not None
-    buffers = [weights.momentum[own] for own in names.values() if own in weights.momentum]
-    state = {
-        i: {"momentum_buffer": torch_names.to_torch(np.asarray(buffer))} for i, buffer in enumerate(buffers)
-    }
-    settings = weights.metadata.get("optimizer", {})
-    return {"state": state, "param_groups": [{**settings, "params": list(range(len(buffers)))}]}
+def _optimizer(momentum: Named, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict of a torch.optim.SGD of the parameters of a wide ResNet, in the order of their names."""
+    buffers = torch_names.to_torch(torch_names.WIDE_RESNET, momentum).values()
+    state = {i: {"momentum_buffer": buffer} for i, buffer in enumerate(buffers)}
+    return {"state": state, "param_groups": [{**metadata.get("optimizer", {}), "params": list(state)}]}
 
 
 def _with_counters(tensors: dict[str, np.ndarray], metadata: Mapping[str, Any]) -> dict[str, np.ndarray]:

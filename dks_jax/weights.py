@@ -49,16 +49,10 @@ def load_network(path: str | Path) -> tuple[DeeplySupervised, dict[str, Any]]:
     """The network whose weights `load_weights` finds at a path, in evaluation mode, and their metadata.
 
     Raises:
-      InputError: as `load_weights`.
+      InputError: as `load_weights`, or the metadata are not those of the weights.
     """
     weights = load_weights(Path(path))
-    network = build(
-        weights.metadata["model"],
-        num_classes=len(weights.metadata["class_names"]),
-        channels=weights.metadata["preprocessing"]["channels"],
-        branches=any(name.startswith("branches.") for name in weights.params),
-        seed=0,
-    )
+    network = build(**weights.network._asdict(), seed=0)
     set_arrays(network, weights.params | weights.batch_stats)
     network.eval()
     return network, weights.metadata
@@ -82,7 +76,7 @@ def adopt_weights(network: DeeplySupervised, weights: Weights, origin: Path) -> 
     taken = {name: array for name, array in given.items() if name in own and array.shape == own[name].shape}
     anew = [name for name in own if name not in taken]
     unused = [name for name in given if name not in own]
-    no_branches = not any(name.startswith("branches.") for name in given)
+    no_branches = not weights.num_branches
     wrong = [n for n in anew if not (_in_head(n) or (no_branches and n.startswith("branches.")))]
     wrong += [name for name in unused if not (_in_head(name) or name.startswith("branches."))]
     if wrong:

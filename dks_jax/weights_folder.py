@@ -12,10 +12,22 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import orbax.checkpoint as ocp
 
-from dks_jax.errors import InputError
+from dks_jax.errors import InputError, printable
 from dks_jax.files import checksums, damage, replacing, require_room
+from dks_jax.models import Network
 
 METADATA = "metadata.json"
+# What the metadata must have to use weights, and of which type.
+FIELDS = {
+    "model.name": str,
+    "class_names": list | tuple,
+    "preprocessing.name": str,
+    "preprocessing.height": int,
+    "preprocessing.width": int,
+    "preprocessing.channels": int,
+    "preprocessing.mean": list | tuple,
+    "preprocessing.std": list | tuple,
+}
 # Arrays of JAX or of NumPy by name.
 Named: TypeAlias = dict[str, Any]
 
@@ -33,6 +45,34 @@ class Weights(NamedTuple):
     batch_stats: Named
     metadata: dict[str, Any]
     momentum: Named | None = None
+
+    @property
+    def num_branches(self) -> int:
+        """How many branches the network has."""
+        return len({name.split(".")[1] for name in self.params if name.startswith("branches.")})
+
+    @property
+    def network(self) -> Network:
+        """The network, as the metadata describe it.
+
+        Raises:
+          InputError: the metadata, which are a text that can be edited, lack a field.
+        """
+        for field, kind in FIELDS.items():
+            value: Any = self.metadata
+            for key in field.split("."):
+                value = value.get(key) if isinstance(value, dict) else None
+            if not isinstance(value, kind):
+                raise InputError(
+                    f"The metadata of the weights must have `{field}` as it was written; got "
+                    f"{printable(repr(value))}: put a copy of {METADATA} back."
+                )
+        return Network(
+            self.metadata["model"],
+            num_classes=len(self.metadata["class_names"]),
+            channels=self.metadata["preprocessing"]["channels"],
+            branches=self.num_branches > 0,
+        )
 
 
 def save_weights(folder: Path, weights: Weights) -> None:
@@ -62,13 +102,13 @@ def load_folder(folder: Path) -> Weights:
     metadata: dict[str, Any] = {}
     try:
         metadata = json.loads((folder / METADATA).read_text())
+        # Weights of before there was a choice.
+        metadata.get("preprocessing", {}).setdefault("name", "squash")
         problem = damage(folder, metadata["files"]) if metadata["files"] else "no checksums are there"
     except (ValueError, TypeError, KeyError, AttributeError):
         problem = f"{METADATA} is broken"
     if problem:
         raise InputError(f"The weights in {folder} are damaged: {problem}; put a copy back.")
-    # Weights of before there was a choice.
-    metadata.get("preprocessing", {}).setdefault("name", "squash")
     with _checkpointer() as checkpointer:
         arrays = checkpointer.restore(folder.resolve())
     return Weights(arrays["params"], arrays["batch_stats"], metadata, arrays.get("momentum"))

@@ -82,13 +82,15 @@ def test_a_damaged_folder_of_weights_is_not_exported(copy, tmp_path, refused):
         {"model": MODEL | {"depth": 22}},
         {"model": {"name": "wide_resnet"}},
         {"class_names": 5},
+        *({"preprocessing": value} for value in (None, {}, {"name": "dks", "height": "224"})),
     ],
     ids=str,
 )
 def test_wrong_metadata_is_not_exported(fields, copy, tmp_path, refused):
     changed_metadata(copy, **fields)
     error = refused("export", tmp_path / "out.pth", copy)
-    assert "model" in error or "as their metadata say" in error
+    expected = "as their metadata say", f"{METADATA} is broken", *(f"`{name}" for name in fields)
+    assert any(part in error for part in expected)
     assert os.listdir(tmp_path) == ["weights"]
 
 

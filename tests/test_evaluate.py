@@ -466,6 +466,16 @@ def test_a_wrong_input_gets_one_sentence(wrong, weights, tmp_path, monkeypatch, 
     assert sentence in fails(tmp_path, capsys, *SMALL, f"--weights={weights[0]}", *arguments)
 
 
+@pytest.mark.parametrize("field", ["model.name", "class_names", "preprocessing.name"])
+def test_metadata_that_lack_a_field_are_refused(field, weights, tmp_path, capsys):
+    folder = shutil.copytree(weights[0], tmp_path / "weights")
+    metadata = json.loads((folder / "metadata.json").read_text())
+    del metadata[field.split(".")[0]]
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    sentence = f"must have `{field}` as it was written; got None: put a copy of metadata.json back.\n"
+    assert fails(tmp_path, capsys, *SMALL, f"--weights={folder}").endswith(sentence)
+
+
 def test_ctrl_c_leaves_one_line_and_nothing_else(weights, tmp_path, monkeypatch, capsys):
     whole = evaluation.scores
 

@@ -26,7 +26,7 @@ def metadata(num_classes=10):
     return {
         "model": MODEL,
         "class_names": list(map(str, range(num_classes))),
-        "preprocessing": {"channels": 1},
+        "preprocessing": {"height": 8, "width": 8, "channels": 1, "mean": [0.5], "std": [0.25]},
     }
 
 

@@ -29,7 +29,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from dks_jax import command_line, data, models, torch_names
+from dks_jax import command_line, data, models
 from dks_jax.data import folder
 from dks_jax.data.images import StoredSplit
 from dks_jax.data.preparation import Preparation
@@ -40,8 +40,8 @@ from dks_jax.evaluation_metrics import Figures, Scores, figures, scores
 from dks_jax.files import replacing, require_writable
 from dks_jax.functional import get_arrays
 from dks_jax.steps import Devices, Forward
-from dks_jax.supervision import DeeplySupervised
 from dks_jax.tables import markdown_table
+from dks_jax.torch_names import RESNET, to_torch
 from dks_jax.torch_weights import ASSUMED_PREPROCESSING
 
 # Seconds of every round, by row and column of the table.
@@ -172,7 +172,7 @@ def measure_evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
         {"name": arguments.model}, num_classes=NUM_CLASSES, channels=3, branches=False, seed=0
     )
     forward = Forward(network, devices)
-    tensors = {name: torch.tensor(array) for name, array in torch_arrays(network).items()}
+    tensors = {name: torch.tensor(array) for name, array in to_torch(RESNET, get_arrays(network)).items()}
     theirs = {
         f"PyTorch {name}": torch_evaluation.Forward(tensors, name) for name in torch_evaluation.MEMORY_FORMATS
     }
@@ -219,13 +219,6 @@ def measure_evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
         name: getattr(arguments, name) for name in ("model", "batch_size", "workers", "rounds", "images")
     }
     return {"options": options, "num_files": len(paths), "logits": agreement, "images_per_second": rates}
-
-
-def torch_arrays(network: DeeplySupervised) -> dict[str, np.ndarray]:
-    """The arrays of a ResNet by PyTorch's names, in PyTorch's layout."""
-    arrays = get_arrays(network)
-    names = torch_names.names(torch_names.RESNET, arrays)
-    return {name: torch_names.to_torch(np.asarray(arrays[own])) for name, own in names.items()}
 
 
 def stored_images(root: Path, num_examples: int) -> StoredSplit:

@@ -184,11 +184,10 @@ def describe(weights: Weights) -> str:
     """The network and its weights in one line."""
     metadata = weights.metadata
     size = sum(np.size(array) for array in weights.params.values())
-    branches = {name.split(".")[1] for name in weights.params if name.startswith("branches.")}
     parts = [
         models.describe(metadata["model"]),
         f"{len(metadata['class_names'])} classes",
-        f"{len(branches)} branches",
+        f"{weights.num_branches} branches",
         f"{size:,} parameters",
     ]
     if weights.momentum is not None:

@@ -96,7 +96,8 @@ def load(root: str, name: str, view: View) -> ImageData:
     prepared = describe(root, name)
     if "train" not in prepared.splits:
         raise _lacks_split(prepared, "a split train")
-    return ImageData(_stored(prepared, "train", view), *_held_out(prepared, view))
+    train = _stored(prepared, "train", view, _examples(prepared, "train"))
+    return ImageData(train, *_held_out(prepared, view))
 
 
 def load_held_out(root: str, name: str, view: View) -> HeldOut:
@@ -106,8 +107,8 @@ def load_held_out(root: str, name: str, view: View) -> HeldOut:
 
 def _held_out(prepared: Prepared, view: View) -> HeldOut:
     for split in HELD_OUT_NAMES:
-        if split in prepared.splits and _examples(prepared, split)(0).label >= 0:
-            return HeldOut(_stored(prepared, split, view), prepared.class_names)
+        if split in prepared.splits and (example := _examples(prepared, split))(0).label >= 0:
+            return HeldOut(_stored(prepared, split, view, example), prepared.class_names)
     raise _lacks_split(prepared, f"a split {' or '.join(HELD_OUT_NAMES)} with labels")
 
 
@@ -283,12 +284,11 @@ def _lacks_split(prepared: Prepared, missing: str) -> InputError:
     return InputError(f"`data.name` must be a data set with {missing}; {prepared.name} has {found}.")
 
 
-def _stored(prepared: Prepared, split: str, view: View) -> StoredSplit:
-    """A split whose images are decoded when they are read.
+def _stored(prepared: Prepared, split: str, view: View, example: Callable[[int], Example]) -> StoredSplit:
+    """A split, opened by `_examples`, whose images are decoded when they are read.
 
     Its checksum is of the names of data set and classes, the sizes of all files and the first record.
     """
-    example = _examples(prepared, split)
     classes = len(prepared.class_names)
     view = view._replace(channels=prepared.channels)
 

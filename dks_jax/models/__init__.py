@@ -22,6 +22,18 @@ class Model(NamedTuple):
     check: Callable[..., None]
 
 
+class Network(NamedTuple):
+    """What it takes to `build` a network for weights that exist.
+
+    model: as `config.model` has it.
+    """
+
+    model: dict[str, Any]
+    num_classes: int
+    channels: int
+    branches: bool
+
+
 def _takes_no_arguments() -> None:
     """The check of a model that its name alone describes."""
 
