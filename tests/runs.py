@@ -29,6 +29,12 @@ def without_speed(record):
     return {name: value for name, value in record.items() if name != "images_per_second"}
 
 
+def whole_checkpoints(workdir):
+    """The steps of the checkpoints that are complete, rising."""
+    names = [path.parent.name for path in workdir.glob("checkpoints/*/complete.json")]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
 def last_checkpoint(workdir):
     """The newest checkpoint, as Orbax itself reads it."""
     newest = max(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())

@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import agreement
 import benchmark
 import numpy as np
 import pytest
 from PIL import Image
+
+from dks_jax.errors import InputError
 
 
 def write_images(root):
@@ -61,8 +64,8 @@ def test_evaluation_is_measured_on_both_sides_with_the_same_logits(tmp_path, cap
 @pytest.mark.parametrize("difference", [1e-3, np.nan])
 def test_logits_that_differ_are_refused(difference):
     ours, theirs = np.array([[3.0, 0.0]]), np.array([[3.0, difference]])
-    with pytest.raises(benchmark.InputError, match=r"must differ by less than 0\.0001 of the largest"):
-        benchmark.require_agreement({"PyTorch NCHW": benchmark.compare(ours, theirs)})
+    with pytest.raises(InputError, match=r"PyTorch NCHW must differ by less than 0\.0001 of the largest"):
+        agreement.require(agreement.compare(ours, theirs), "PyTorch NCHW", "consequence")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from comparison import assert_same_bits
 from dks_jax import configuration, models
 from dks_jax.supervision import backbone_only
-from runs import CONFIGS, last_checkpoint, records, without_speed
+from runs import CONFIGS, last_checkpoint, records, whole_checkpoints, without_speed
 
 PHOTOGRAPHS = os.environ.get("DKS_TEST_DATA")
 
@@ -53,11 +53,6 @@ def command(folder, workdir, settings):
         "--config.checkpoint_every_epochs=100",
         f"--workdir={workdir}",
     ]
-
-
-def whole_checkpoints(workdir):
-    names = [path.parent.name for path in workdir.glob("checkpoints/*/complete.json")]
-    return sorted(int(name) for name in names if name.isdecimal())
 
 
 @pytest.mark.parametrize(

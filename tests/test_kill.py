@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from comparison import assert_same_bits
-from runs import DIGITS, last_checkpoint, records, without_speed
+from runs import DIGITS, last_checkpoint, records, whole_checkpoints, without_speed
 
 # 20 steps an epoch, and a checkpoint about every fifth of a second.
 RUN = [sys.executable, "-m", "dks_jax.train", DIGITS, "--config.epochs=4", "--config.data.batch_size=20"]
@@ -29,14 +29,6 @@ class Kill(NamedTuple):
 
     step: int
     saving: bool
-
-
-def whole_checkpoints(workdir):
-    return sorted(
-        int(path.parent.name)
-        for path in (workdir / "checkpoints").glob("[0-9]*/complete.json")
-        if path.parent.name.isdecimal()
-    )
 
 
 def half_written(workdir):

@@ -176,7 +176,7 @@ def test_check_fails_where_the_logits_differ(dhm, tmp_path, capsys, monkeypatch)
     right = torch_forward.logits
     monkeypatch.setattr(torch_forward, "logits", lambda *arguments: right(*arguments) * 1.001)
     assert convert("export", tmp_path / "back.pth", folder / "weights", "--check") == 2
-    assert "the logits of this library and of PyTorch differ by" in capsys.readouterr().err
+    assert "The logits of dks_jax and PyTorch must differ by less than" in capsys.readouterr().err
 
 
 def test_the_backbone_alone_is_exported_for_torchvision(dhm, tmp_path):

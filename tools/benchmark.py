@@ -25,6 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import agreement
 import jax
 import numpy as np
 from tqdm import tqdm
@@ -53,8 +54,6 @@ OURS = "dks_jax"
 RESNETS = [name for name in models.MODELS if name.startswith("resnet")]
 IMAGENET = ASSUMED_PREPROCESSING["resnet"]
 NUM_CLASSES = 1000
-# Largest difference of the logits, relative to the largest logit.
-AGREEMENT = 1e-4
 # Load average from which on the figures are not to be trusted.
 BUSY = 0.5
 EVALUATION_NOTES = """\
@@ -194,9 +193,10 @@ def measure_evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
 
     batches = [images for images, _ in loader]
     own = np.concatenate([output.logits[-1] for output in forward.batches(resident)])
-    agreement = {name: compare(own, their.logits(batches)) for name, their in theirs.items()}
-    print(show_agreement(agreement), flush=True)
-    require_agreement(agreement)
+    logits = {name: agreement.compare(own, their.logits(batches)) for name, their in theirs.items()}
+    print(show_logits(logits), flush=True)
+    for name, found in logits.items():
+        agreement.require(found, name, "how fast they are cannot be compared")
 
     measurements: dict[str, dict[str, Callable[[], Any]]] = {
         "decoding": {
@@ -218,7 +218,7 @@ def measure_evaluation(arguments: argparse.Namespace) -> dict[str, Any]:
     options = {
         name: getattr(arguments, name) for name in ("model", "batch_size", "workers", "rounds", "images")
     }
-    return {"options": options, "num_files": len(paths), "logits": agreement, "images_per_second": rates}
+    return {"options": options, "num_files": len(paths), "logits": logits, "images_per_second": rates}
 
 
 def stored_images(root: Path, num_examples: int) -> StoredSplit:
@@ -238,26 +238,6 @@ def evaluate(forward: Forward, feed: StreamedEvaluationFeed) -> Figures:
     return figures(Scores(*map(np.concatenate, zip(*parts, strict=True))))
 
 
-def compare(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
-    """The largest difference of logits, and the largest logit."""
-    return {
-        "largest_difference": float(np.abs(ours - theirs).max()),
-        "largest_logit": float(np.abs(theirs).max()),
-    }
-
-
-def require_agreement(agreement: Mapping[str, Mapping[str, float]]) -> None:
-    """Raises InputError where the logits of both sides are not those of the same network and images."""
-    for name, found in agreement.items():
-        # Written so that it holds for NaN too.
-        if not found["largest_difference"] < AGREEMENT * found["largest_logit"]:
-            raise InputError(
-                f"The logits of {OURS} and {name} must differ by less than {AGREEMENT:g} of the largest, "
-                f"{found['largest_logit']:.4g}, to compare how fast they are; they differ by "
-                f"{found['largest_difference']:.2e}."
-            )
-
-
 def measure(measurements: Measurements, rounds: int) -> Times:
     """Seconds of every round; of each row one column after another, and a round before to warm up."""
     times: Times = {row: {name: [] for name in by_name} for row, by_name in measurements.items()}
@@ -274,12 +254,12 @@ def measure(measurements: Measurements, rounds: int) -> Times:
     return {row: {name: seconds[1:] for name, seconds in by_name.items()} for row, by_name in times.items()}
 
 
-def show_agreement(agreement: Mapping[str, Mapping[str, float]]) -> str:
+def show_logits(logits: Mapping[str, Mapping[str, float]]) -> str:
     """A line on the logits of each PyTorch."""
     return "\n".join(
         f"logits: {OURS} and {name} differ by at most {found['largest_difference']:.2e}, the largest is "
         f"{found['largest_logit']:.4g}"
-        for name, found in agreement.items()
+        for name, found in logits.items()
     )
 
 

@@ -19,18 +19,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import agreement
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from dks_jax import models, torch_files
+from dks_jax import data, models, torch_files
 from dks_jax.command_line import Parser, run
 from dks_jax.data import folder
 from dks_jax.data.augment import normalise
+from dks_jax.data.images import Split
+from dks_jax.data.preparation import Preparation
 from dks_jax.data.views import View
 from dks_jax.errors import InputError
 from dks_jax.files import require_writable
 from dks_jax.predict import find_images
+from dks_jax.steps import Devices, Forward
 from dks_jax.supervision import backbone_only
 from dks_jax.tables import markdown_table
 from dks_jax.torch_weights import read_checkpoint, state_dict, write_checkpoint
@@ -40,8 +43,6 @@ from dks_jax.weights_folder import METADATA, Weights, save_weights
 DIRECTIONS = ("import", "export")
 BATCH = 8
 RANDOM_IMAGES = 8
-# Largest difference of the logits, relative to the largest; float32 gives 1e-6.
-AGREEMENT = 1e-4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,7 +126,7 @@ def check(arguments: argparse.Namespace) -> None:
     Both are read again from disk, the one by this library, the other by plain PyTorch.
 
     Raises:
-      InputError: they differ by more than AGREEMENT of the largest.
+      InputError: they differ.
     """
     import torch
     import torch_forward
@@ -135,49 +136,36 @@ def check(arguments: argparse.Namespace) -> None:
         network = network.drop_branches()
     content = torch_files.read(arguments.torch)
     tensors = {name: tensor.stored.float() for name, tensor in state_dict(content, arguments.torch).items()}
-    images = read_images(arguments.check, metadata["preprocessing"])
-    ours, theirs = [], []
-    for start in range(0, len(images), BATCH):
-        batch = images[start : start + BATCH]
-        ours.append(np.asarray(nnx.jit(lambda network, x: network(x))(network, batch)))
-        theirs.append(
-            torch_forward.logits(tensors, torch.from_numpy(batch.transpose(0, 3, 1, 2).copy())).numpy()
-        )
-    logits = np.concatenate(ours, axis=1), np.concatenate(theirs, axis=1)
-    print(compare(network.names, *logits))
-    require_agreement(*logits)
+    preprocessing = metadata["preprocessing"]
+    mean, std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
+    pixels = read_images(arguments.check, preprocessing)
+    devices = Devices(batches_per_call=1)
+    split = Split(pixels, np.zeros(len(pixels), np.int32))
+    feed = data.held_out_feed(split, Preparation(mean, std), batch_size=BATCH, devices=devices)
+    ours = np.concatenate([output.logits for output in Forward(network, devices).batches(feed)], axis=1)
+    images = torch.tensor(np.asarray(normalise(jnp.asarray(pixels), mean, std))).permute(0, 3, 1, 2)
+    theirs = torch.cat([torch_forward.logits(tensors, batch) for batch in images.split(BATCH)], dim=1).numpy()
+    print(table(network.names, ours, theirs))
+    agreement.require(agreement.compare(ours, theirs), "PyTorch", "do not use the result, and report it")
 
 
-def require_agreement(ours: np.ndarray, theirs: np.ndarray) -> None:
-    """Raises InputError where logits differ by more than AGREEMENT of the largest."""
-    difference, largest = np.abs(ours - theirs).max(), np.abs(theirs).max()
-    if not difference < AGREEMENT * largest:
-        raise InputError(
-            f"The two files must give the same logits; the logits of this library and of PyTorch differ by "
-            f"{difference:.2e}, more than {AGREEMENT} of the largest, {largest:.4g}: do not use what was "
-            "converted, and report it."
-        )
-
-
-def compare(names: Sequence[str], ours: np.ndarray, theirs: np.ndarray) -> str:
+def table(names: Sequence[str], ours: np.ndarray, theirs: np.ndarray) -> str:
     """A table of the differences of logits [classifier, image, class]."""
     rows = [["classifier", "images", "largest logit", "largest difference", "same top 5"]]
     for name, own, their in zip(names, ours, theirs, strict=True):
         best, their_best = (np.argsort(-x, axis=-1, kind="stable")[:, :5] for x in (own, their))
         same = np.all(best == their_best, axis=-1).sum()
-        largest, difference = np.abs(their).max(), np.abs(own - their).max()
+        difference, largest = agreement.compare(own, their).values()
         rows.append([name, str(len(own)), f"{largest:.4g}", f"{difference:.2e}", f"{same} of {len(own)}"])
     return markdown_table(rows)
 
 
 def read_images(paths: Sequence[Path], preprocessing: Mapping[str, Any]) -> np.ndarray:
-    """Normalised images [image, height, width, channel]; random ones where there are no paths."""
+    """Images, uint8 [image, height, width, channel]; random ones where there are no paths."""
     view = View(preprocessing["height"], preprocessing["channels"], preprocessing["name"])
     if paths:
-        pixels = np.stack([folder.decode(path, view) for path in paths])
-    else:
-        pixels = np.random.default_rng(0).integers(0, 256, (RANDOM_IMAGES, *view.shape), np.uint8)
-    return np.asarray(normalise(jnp.asarray(pixels), preprocessing["mean"], preprocessing["std"]))
+        return np.stack([folder.decode(path, view) for path in paths])
+    return np.random.default_rng(0).integers(0, 256, (RANDOM_IMAGES, *view.shape), np.uint8)
 
 
 def describe(weights: Weights) -> str:
