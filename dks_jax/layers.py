@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
+from dks_jax.convolution import convolve
 from dks_jax.errors import InputError
 
 
@@ -62,15 +63,7 @@ class Conv(nnx.Module):
         self.stride = stride
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        # The padding is given in numbers because "SAME" differs from PyTorch's where the stride is 2.
-        padding = self.kernel.shape[0] // 2
-        return jax.lax.conv_general_dilated(
-            x,
-            self.kernel[...].astype(x.dtype),
-            window_strides=(self.stride, self.stride),
-            padding=[(padding, padding)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        return convolve(x, self.kernel[...].astype(x.dtype), self.stride)
 
 
 class Linear(nnx.Module):

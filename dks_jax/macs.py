@@ -7,6 +7,8 @@ from typing import Any, cast
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
+from dks_jax.winograd import winograd
+
 
 def count_macs(function: Callable[..., Any], *arguments: Any) -> int:
     """Multiply-accumulate operations of the convolutions and matrix products of `function(*arguments)`.
@@ -32,6 +34,10 @@ def _count_one(equation: JaxprEqn) -> int:
         kernel = inputs[1]
         out_channels = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
         return outputs * kernel.size // out_channels
+    if equation.params.get("name") == winograd.__name__:
+        # What the convolution stands for, not the fewer multiplications that it is computed with.
+        kernel = inputs[1]
+        return outputs * kernel.size // kernel.shape[3]
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         return outputs * math.prod(inputs[0].shape[axis] for axis in contracted)

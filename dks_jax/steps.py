@@ -6,6 +6,7 @@ meaning, and the result does not depend on the number of devices.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -15,6 +16,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dks_jax import optim
+from dks_jax.convolution import CPU_COMPILER_OPTIONS
 from dks_jax.data.feed import Batch, Chunk, Feed
 from dks_jax.functional import Arrays, Functional
 from dks_jax.metrics import History
@@ -40,11 +42,14 @@ class Devices:
       program keeps the host out of the way of an accelerator. On a CPU it is 1 and there is no loop: XLA
       runs the same convolutions 4 to 5 times slower inside of one (WRN-16-1 on 64 digits, 2 cores: 67
       against 327 ms a step).
+    compiler_options: what XLA is told where it compiles a program for them.
     """
 
     def __init__(self, batches_per_call: int | None = None) -> None:
         self.count = jax.device_count()
-        default = 1 if jax.default_backend() == "cpu" else 1024
+        on_cpu = jax.default_backend() == "cpu"
+        default = 1 if on_cpu else 1024
+        self.compiler_options = CPU_COMPILER_OPTIONS if on_cpu else {}
         self.batches_per_call = default if batches_per_call is None else batches_per_call
         # Auto axes, because sharding constraints do not apply to explicit ones.
         mesh = jax.make_mesh((self.count,), ("batch",), axis_types=(AxisType.Auto,))
@@ -107,9 +112,11 @@ class Steps:
         self._optimizer = optimizer
         self._seed = seed
         self._devices = devices
-        static = ("feed", "batch_size")
-        self._train = jax.jit(self._train_chunk, static_argnames=static, donate_argnums=0)
-        self._evaluate = jax.jit(self._evaluate_chunk, static_argnames=static)
+        compiled = partial(
+            jax.jit, static_argnames=("feed", "batch_size"), compiler_options=devices.compiler_options
+        )
+        self._train = compiled(self._train_chunk, donate_argnums=0)
+        self._evaluate = compiled(self._evaluate_chunk)
 
     def initial_state(self, step: int = 0, momentum: Arrays | None = None) -> TrainState:
         """The state before a step, 0 for the first, with the weights that the network was given.
@@ -235,7 +242,11 @@ class Forward:
     def __init__(self, network: DeeplySupervised, devices: Devices):
         self._network = Functional(network)
         self._arrays = devices.replicate((self._network.params, self._network.batch_stats))
-        self._apply = jax.jit(self._apply_batch, static_argnames=("feed", "batch_size"))
+        self._apply = jax.jit(
+            self._apply_batch,
+            static_argnames=("feed", "batch_size"),
+            compiler_options=devices.compiler_options,
+        )
 
     def batches(self, feed: Feed) -> Iterator[Output]:
         """The examples of a feed, batch by batch, what fills up the last one left out.
