@@ -6,11 +6,12 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tqdm import tqdm
 
 from dks_jax.errors import InputError
+from dks_jax.events import EventFile
 from dks_jax.files import naming, replacing
 
 Record = dict[str, Any]
@@ -37,7 +38,7 @@ class MetricsLog:
             ) from error
         with replacing(self._path) as partial:
             partial.write_text("".join(_line(record) for record in self.records))
-        self._events = _Events(folder, epochs * steps_per_epoch + 1)
+        self._events = EventFile(folder, epochs * steps_per_epoch + 1)
 
     def add(self, record: Record) -> None:
         """Appends one line, and its figures as scalars <split>/<name>."""
@@ -51,43 +52,6 @@ class MetricsLog:
             if name not in ("step", "epoch", "split")
         }
         self._events.add(record["step"], scalars)
-
-    def close(self) -> None:
-        """Ends the file of events."""
-        self._events.close()
-
-
-class _Events:
-    """TensorBoard events, on disk when `add` returns; those of an earlier start from `step` on are void.
-
-    tensorboardX's usual SummaryWriter has a thread, which leaves tracebacks on a full disk.
-    """
-
-    def __init__(self, folder: Path, step: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2, summary_pb2
-
-        # Their classes are made at run time, and no type checker knows them.
-        self._event, self._summary = cast(Any, event_pb2), cast(Any, summary_pb2)
-        self._name = folder / "events.out.tfevents"
-        with naming(self._name):
-            self._writer = EventsWriter(str(folder / "events"))
-        beginning = self._event.SessionLog(status=self._event.SessionLog.START)
-        self._write(self._event.Event(step=step, session_log=beginning))
-
-    def add(self, step: int, scalars: Mapping[str, float]) -> None:
-        values = [self._summary.Summary.Value(tag=tag, simple_value=v) for tag, v in scalars.items()]
-        summary = self._summary.Summary(value=values)
-        self._write(self._event.Event(wall_time=time.time(), step=step, summary=summary))
-
-    def close(self) -> None:
-        with naming(self._name):
-            self._writer.close()
-
-    def _write(self, event: Any) -> None:
-        with naming(self._name):
-            self._writer.write_event(event)
-            self._writer.flush()
 
 
 def read_records(path: Path) -> list[Record]:

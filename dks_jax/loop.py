@@ -94,9 +94,8 @@ class Loop:
         """Trains until the last epoch; see `train`."""
         started_finished = self._position.epoch == self._config.epochs
         with ExitStack() as closing:
-            for part in (self._checkpoints, self._log, self._progress):
-                if part:
-                    closing.callback(part.close)
+            for part in (self._checkpoints, self._progress):
+                closing.callback(part.close)
             for epoch in range(self._position.epoch, self._config.epochs):
                 self._epoch(epoch)
             self._checkpoints.wait()

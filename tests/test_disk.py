@@ -91,8 +91,6 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(unbroken, small_disk, ca
 
 
 @needs_root
-# The writer of events cannot close its file there, which Python tells whenever it is collected.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("megabytes", "files"), [(0.004, set()), (0.2, {"config.json"}), (1.2, {"config.json"})]
 )

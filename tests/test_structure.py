@@ -9,6 +9,18 @@ import dks_jax
 
 PACKAGE = Path(dks_jax.__file__).parent
 
+# Packages that take long to import. flax itself imports some of them; they are allowed where it does.
+LATE = (
+    "torch",
+    "tensorflow",
+    "tensorflow_datasets",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "pooch",
+    "tensorboardX",
+)
+
 # From the command line down to the errors. A module may import what stands below it.
 ORDER = [
     "train",
@@ -57,6 +69,7 @@ ORDER = [
     "optim",
     "curves",
     "logs",
+    "events",
     "metrics",
     "evaluation_metrics",
     "configuration",
@@ -89,12 +102,23 @@ def test_imports_only_go_down():
             assert ORDER.index(name) < ORDER.index(imported), f"{name} imports {imported}"
 
 
-def test_importing_the_package_needs_jax_flax_and_optax_alone():
-    # flax itself imports some of the packages below; they are allowed where it does.
-    heavy = ("torch", "tensorflow", "sklearn", "matplotlib", "PIL", "pooch", "tensorboardX", "ml_collections")
-    code = (
-        "import sys, jax, optax; from flax import nnx; before = set(sys.modules); import dks_jax; "
-        f"print(sorted(set({heavy}) & (set(sys.modules) - before)))"
+def imported(code: str, packages: tuple[str, ...]) -> list[str]:
+    """Which packages `code` imports beside those that jax, flax and optax import themselves."""
+    program = (
+        f"import sys, jax, optax; from flax import nnx; before = set(sys.modules); {code}; "
+        f"print(sorted(set({packages}) & (set(sys.modules) - before)))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return ast.literal_eval(result.stdout)
+
+
+def test_importing_the_package_needs_jax_flax_and_optax_alone():
+    assert imported("import dks_jax", (*LATE, "ml_collections", "PIL", "orbax.checkpoint", "tqdm")) == []
+
+
+def test_command_lines_start_without_what_few_runs_need(tmp_path):
+    code = (
+        "from pathlib import Path; from dks_jax import evaluate, predict, train; "
+        f"from dks_jax.logs import MetricsLog; MetricsLog(Path({str(tmp_path)!r}), 0, 1)"
+    )
+    assert imported(code, LATE) == []
