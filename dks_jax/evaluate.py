@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dks_jax import evaluation, evaluation_report
+from dks_jax import compilation, evaluation, evaluation_report
 from dks_jax.command_line import ConfigParser, run
 from dks_jax.configuration import Config
 from dks_jax.errors import InputError
@@ -89,6 +89,7 @@ def _destination(arguments, name: str) -> Path | None:
 
 
 def _evaluate(command: Command) -> None:
+    compilation.keep_programs()
     setting = evaluation.prepare(command.config, command.weights)
     print("\n".join(evaluation_report.describe(setting)), flush=True)
     result = evaluation.evaluate(

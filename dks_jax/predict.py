@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from dks_jax import data
+from dks_jax import compilation, data
 from dks_jax.command_line import Parser, run
 from dks_jax.data import folder
 from dks_jax.data.images import StoredSplit
@@ -67,6 +67,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
+    compilation.keep_programs()
     paths = find_images(arguments.images)
     network, metadata = load_network(arguments.weights)
     predictions = predict(network, metadata, paths)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dks_jax import configuration, hosts
+from dks_jax import compilation, configuration, hosts
 from dks_jax.command_line import ConfigParser, report, silence_libraries
 from dks_jax.configuration import Config
 from dks_jax.errors import InputError
@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         stop = StopSignals()
         with handling(stop.receive):
             command = parse(sys.argv[1:] if argv is None else argv)
+            compilation.keep_programs()
             with hosts.job(command.place, detect=command.distributed):
                 train(command.config, command.workdir, stop)
     except Interrupted as interrupted:

@@ -48,6 +48,7 @@ ORDER = [
     "data.views",
     "data.digits",
     "data.images",
+    "compilation",
     "hosts",
     "signals",
     "weights",

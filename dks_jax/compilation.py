@@ -1,0 +1,50 @@
+"""Where compiled programs are kept, so that a second start does not compile them again."""
+
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+
+import jax
+
+# What takes less long to compile is not kept: the steps are, the many small programs around them are not.
+MIN_SECONDS = 0.2
+# A disk with less room is as good as full.
+MIN_FREE_BYTES = 100_000_000
+
+
+def keep_programs() -> None:
+    """Has JAX keep its compiled programs, and what GPUs have found by autotuning, in `cache_folder`.
+
+    Any number of processes may share it. Where it cannot be written, or the user has said by
+    JAX_COMPILATION_CACHE_DIR or JAX_ENABLE_COMPILATION_CACHE what to do instead, nothing is changed.
+    """
+    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+        return
+    folder = cache_folder()
+    if folder is None or not _has_room(folder):
+        return
+    # By default (jax_persistent_cache_enable_xla_caches) results of autotuning are kept beside the programs.
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
+    # A disk that fills up, or a program cut short, costs the time to compile, and nothing else.
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
+
+
+def cache_folder() -> Path | None:
+    """$XDG_CACHE_HOME/dks_jax/xla, by default ~/.cache/dks_jax/xla; None for a user without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "dks_jax", "xla")
+    except RuntimeError:
+        return None
+
+
+def _has_room(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Permissions do not tell: the disk may be read-only.
+        tempfile.TemporaryFile(dir=folder).close()
+        return shutil.disk_usage(folder).free >= MIN_FREE_BYTES
+    except OSError:
+        return False
