@@ -23,6 +23,7 @@ def get_config(method: str = "dks") -> ConfigDict:
             "seed": 0,
             "epochs": 200,
             "precision": "float32",
+            "deterministic": False,
             "norm_groups": 1,
             "checkpoint_every_epochs": 1,
             "checkpoint_every_minutes": 10.0,

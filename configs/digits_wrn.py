@@ -17,6 +17,7 @@ def get_config(method: str = "dks") -> ConfigDict:
             "seed": 0,
             "epochs": 40,
             "precision": "float32",
+            "deterministic": False,
             "norm_groups": 1,
             "checkpoint_every_epochs": 5,
             "checkpoint_every_minutes": 0.0,

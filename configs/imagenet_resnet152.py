@@ -38,6 +38,7 @@ def get_config(method: str = "dks") -> ConfigDict:
             "seed": 0,
             "epochs": 100,
             "precision": "float32",
+            "deterministic": False,
             "norm_groups": 1,
             "checkpoint_every_epochs": 1,
             "checkpoint_every_minutes": 10.0,

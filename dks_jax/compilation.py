@@ -1,12 +1,17 @@
-"""Where compiled programs are kept, so that a second start does not compile them again."""
+"""How programs are compiled, and where they are kept, so that a second start does not compile them again."""
 
 import os
 import shutil
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any, cast
 
 import jax
+
+# Has XLA take deterministic operations alone on a GPU, and where it would choose by times the first candidate.
+# Implies xla_gpu_exclude_nondeterministic_ops; changes nothing on a CPU, where all operations are deterministic.
+DETERMINISTIC = {"xla_gpu_deterministic_ops": True}
 
 # What takes less long to compile is not kept: the steps are, the many small programs around them are not.
 MIN_SECONDS = 0.2
@@ -20,14 +25,16 @@ def keep_programs() -> None:
     Any number of processes may share it. Where it cannot be written, or the user has said by
     JAX_COMPILATION_CACHE_DIR or JAX_ENABLE_COMPILATION_CACHE what to do instead, nothing is changed.
     """
-    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+    # Its settings are made at run time, and no type checker knows them.
+    settings = cast(Any, jax.config)
+    if settings.jax_compilation_cache_dir is not None or not settings.jax_enable_compilation_cache:
         return
     folder = cache_folder()
     if folder is None or not _has_room(folder):
         return
     # By default (jax_persistent_cache_enable_xla_caches) results of autotuning are kept beside the programs.
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
+    settings.update("jax_compilation_cache_dir", str(folder))
+    settings.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
     # A disk that fills up, or a program cut short, costs the time to compile, and nothing else.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
 

@@ -3,8 +3,8 @@
     python -m dks_jax.evaluate --config configs/NAME.py[:METHOD] --weights PATH [--output FILE.json]
         [--logits FILE.npy] [--skip_unreadable] [--config.FIELD=VALUE ...]
 
-The config says which data to take (data.*) and the precision; the network is the one that the weights
-describe, and each of its classifiers is evaluated.
+The config says which data to take (data.*), the precision and whether to be deterministic; the network is the
+one that the weights describe, and each of its classifiers is evaluated.
 """
 
 import json
@@ -24,6 +24,7 @@ from dks_jax.files import replacing, require_writable
 # The fields of a config that have an effect.
 FIELDS = (
     "precision",
+    "deterministic",
     *("data.source", "data.name", "data.root", "data.image_size", "data.preprocessing"),
     *("data.mean", "data.std", "data.test_per_class", "data.batch_size"),
 )

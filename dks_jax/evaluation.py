@@ -60,7 +60,8 @@ class Result(NamedTuple):
 def prepare(config: Config, weights: str) -> Setting:
     """Loads weights and held-out images, and checks that they fit.
 
-    Of the config only `data` and `precision` matter: the network is the one that the weights describe.
+    Of the config only `data`, `precision` and `deterministic` matter: the network is the one that the weights
+    describe.
 
     Raises:
       InputError: a field of the config is wrong, the weights or the images are absent or damaged, or the
@@ -95,7 +96,7 @@ def evaluate(setting: Setting, *, skip_unreadable: bool = False, keep_logits: bo
     skipped: dict[int, str] = {}
     if skip_unreadable and isinstance(split, StoredSplit):
         split = _skipping(split, skipped)
-    devices = Devices(batches_per_call=1)
+    devices = Devices(batches_per_call=1, deterministic=setting.config.deterministic)
     dtype = computing_dtype(setting.config.precision)
     preparation = Preparation(tuple(fields.mean), tuple(fields.std), dtype=dtype)
     feed = data.held_out_feed(split, preparation, batch_size=fields.batch_size, devices=devices)

@@ -60,7 +60,7 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
     if config.init_optimizer and not config.init_weights:
         raise InputError("`init_optimizer` must be False where `init_weights` is empty; got True.")
     init_weights = find_weights(Path(config.init_weights)) if config.init_weights and not resumed else None
-    devices = Devices()
+    devices = Devices(deterministic=config.deterministic)
     images = data.load(config.data)
     train_feed, test_feed = data.make_feeds(
         config.data,

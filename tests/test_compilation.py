@@ -1,4 +1,4 @@
-"""Compiled programs are kept between two starts, and a folder that cannot keep them is no matter."""
+"""How programs are compiled; kept between two starts, where a folder that cannot keep them is no matter."""
 
 import os
 import subprocess
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dks_jax import compilation
+from dks_jax import compilation, configuration, experiment
+from runs import CONFIGS
 from tiny_network import save_tiny
 
 # Prints how many programs came from the cache. argv: size limit of files, 0 for none; flags of predict.
@@ -138,3 +139,14 @@ def test_a_user_without_a_home_has_no_cache(fresh, monkeypatch):
     monkeypatch.setattr(Path, "home", home)
     compilation.keep_programs()
     assert jax.config.jax_compilation_cache_dir is None
+
+
+@pytest.mark.usefixtures("tiny_model")
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_config_asks_for_deterministic_operations(deterministic, monkeypatch):
+    given = []
+    monkeypatch.setattr(experiment, "Steps", lambda *_, devices, **__: given.append(devices))
+    config = configuration.load(str(CONFIGS / "digits_wrn.py"), {"deterministic": str(deterministic)})
+    experiment.prepare(config, resumed=False)
+    (devices,) = given
+    assert ("xla_gpu_deterministic_ops" in devices.compiler_options) == deterministic

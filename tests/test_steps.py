@@ -120,6 +120,18 @@ def test_a_second_run_of_the_same_seed_is_bit_identical(single):
         np.testing.assert_array_equal(second[name], value)
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_the_compiler_is_asked_for_deterministic_operations(deterministic, tmp_path):
+    steps, state, _, feed = setting(Devices(batches_per_call=1, deterministic=deterministic))
+    (chunk, *_) = feed.chunks(0)
+    arguments = (state.params, state.batch_stats, chunk.arrays, chunk.first, chunk.num_batches)
+    lowered = steps._evaluate.lower(*arguments, feed=feed, batch_size=8)
+    # XLA itself writes down what it was asked for.
+    lowered.compile({"xla_dump_to": str(tmp_path), "xla_dump_hlo_as_text": True})
+    (options,) = tmp_path.glob("*debug_options")
+    assert ("xla_gpu_deterministic_ops: true" in options.read_text()) == deterministic
+
+
 def test_evaluation_counts_every_example_once_and_changes_nothing(single):
     steps, _, _, feed = single
     state = steps.initial_state()
