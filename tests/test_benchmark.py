@@ -26,7 +26,7 @@ def test_evaluation_is_measured_on_both_sides_with_the_same_logits(tmp_path, cap
     root, output = write_images(tmp_path / "images"), tmp_path / "result.json"
     options = {"model": "resnet18", "batch_size": 2, "workers": 1, "rounds": 2, "images": 4}
     arguments = [f"--{name}={value}" for name, value in options.items()]
-    assert benchmark.main(["evaluate", f"--root={root}", *arguments, f"--output={output}"]) == 0
+    assert benchmark.main(["evaluate", f"--root={root}", *arguments, f"--json={output}"]) == 0
     printed = capsys.readouterr().out
     table = [
         [cell.strip() for cell in line.split("|")[1:-1]]
@@ -87,8 +87,8 @@ def test_logits_that_differ_are_refused(difference):
             "`--images` must fill a batch for each of the 2 workers, 64 images or more; got 32.",
         ),
         (
-            ["evaluate", "--root=images", "--output=absent/result.json"],
-            "`--output` must name a file in a folder that exists; there is no absent.",
+            ["evaluate", "--root=images", "--json=absent/result.json"],
+            "`--json` must name a file in a folder that exists; there is no absent.",
         ),
     ],
 )

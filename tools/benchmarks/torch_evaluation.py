@@ -1,6 +1,6 @@
 """The evaluation of ImageNet in plain PyTorch: a DataLoader, whose processes decode, and the forward pass.
 
-The other side of the comparison that benchmark.py makes: it knows nothing of dks_jax.
+The other side of the comparison that evaluation.py makes: it knows nothing of dks_jax.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
