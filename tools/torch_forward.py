@@ -1,15 +1,17 @@
 """The forward pass of PyTorch checkpoints in plain PyTorch, by the names of their tensors.
 
-The other side of the comparison that convert_pytorch.py makes: it knows nothing of dks_jax and its tables.
+The other side of the comparisons that convert_pytorch.py and benchmark.py make: it knows nothing of dks_jax.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Tensors = Mapping[str, Tensor]
+Norm = Callable[[Tensor, Tensors, str], Tensor]
 
 
 def logits(tensors: Tensors, images: Tensor) -> Tensor:
@@ -21,13 +23,21 @@ def logits(tensors: Tensors, images: Tensor) -> Tensor:
     released with DKS.
     """
     with torch.no_grad():
-        outputs = _wide_resnet(tensors, images) if "conv0" in tensors else _resnet(tensors, images)
-    return torch.stack(outputs)
+        return torch.stack(outputs(tensors, images))
 
 
-def _norm(x: Tensor, tensors: Tensors, name: str) -> Tensor:
+def outputs(tensors: Tensors, images: Tensor, *, training: bool = False) -> list[Tensor]:
+    """The logits of each classifier, [batch, class], as `logits` stacks them.
+
+    training: normalises by the batch, and moves the running statistics in place.
+    """
+    network = _wide_resnet if "conv0" in tensors else _resnet
+    return network(tensors, images, partial(_norm, training=training))
+
+
+def _norm(x: Tensor, tensors: Tensors, name: str, *, training: bool) -> Tensor:
     mean, var = tensors[f"{name}.running_mean"], tensors[f"{name}.running_var"]
-    return F.batch_norm(x, mean, var, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+    return F.batch_norm(x, mean, var, tensors[f"{name}.weight"], tensors[f"{name}.bias"], training)
 
 
 def _linear(x: Tensor, tensors: Tensors, name: str) -> Tensor:
@@ -39,7 +49,7 @@ def _blocks(tensors: Tensors, prefix: str) -> list[str]:
     return [f"{prefix}{i}" for i in range(count)]
 
 
-def _resnet(tensors: Tensors, images: Tensor) -> list[Tensor]:
+def _resnet(tensors: Tensors, images: Tensor, norm: Norm) -> list[Tensor]:
     def block(x: Tensor, name: str, stride: int) -> Tensor:
         # The 3x3 convolution of a bottleneck has the stride, the first one of a basic block.
         convolutions = (
@@ -51,11 +61,11 @@ def _resnet(tensors: Tensors, images: Tensor) -> list[Tensor]:
             kernel = tensors[f"{name}.{convolution}.weight"]
             step = stride if convolution == strided else 1
             out = F.conv2d(out, kernel, stride=step, padding=kernel.shape[-1] // 2)
-            out = _norm(out, tensors, f"{name}.bn{convolution[-1]}")
+            out = norm(out, tensors, f"{name}.bn{convolution[-1]}")
             if convolution != convolutions[-1]:
                 out = F.relu_(out)
         if f"{name}.downsample.0.weight" in tensors:
-            x = _norm(
+            x = norm(
                 F.conv2d(x, tensors[f"{name}.downsample.0.weight"], stride=stride),
                 tensors,
                 f"{name}.downsample.1",
@@ -69,7 +79,7 @@ def _resnet(tensors: Tensors, images: Tensor) -> list[Tensor]:
         return x
 
     x = F.conv2d(images, tensors["conv1.weight"], stride=2, padding=3)
-    x = layer(F.max_pool2d(F.relu_(_norm(x, tensors, "bn1")), 3, 2, 1), "layer1", stride=1)
+    x = layer(F.max_pool2d(F.relu_(norm(x, tensors, "bn1")), 3, 2, 1), "layer1", stride=1)
     x2 = layer(x, "layer2")
     x3 = layer(x2, "layer3")
     main = _linear(layer(x3, "layer4"), tensors, "fc")
@@ -80,11 +90,11 @@ def _resnet(tensors: Tensors, images: Tensor) -> list[Tensor]:
     return [early, late, main]
 
 
-def _wide_resnet(tensors: Tensors, images: Tensor) -> list[Tensor]:
+def _wide_resnet(tensors: Tensors, images: Tensor, norm: Norm) -> list[Tensor]:
     def block(x: Tensor, name: str, stride: int) -> Tensor:
-        o1 = F.relu(_norm(x, tensors, f"{name}.bn0"))
+        o1 = F.relu_(norm(x, tensors, f"{name}.bn0"))
         o2 = F.conv2d(o1, tensors[f"{name}.conv0"], stride=stride, padding=1)
-        o2 = F.conv2d(F.relu(_norm(o2, tensors, f"{name}.bn1")), tensors[f"{name}.conv1"], padding=1)
+        o2 = F.conv2d(F.relu_(norm(o2, tensors, f"{name}.bn1")), tensors[f"{name}.conv1"], padding=1)
         shortcut = tensors.get(f"{name}.convdim")
         return o2 + (x if shortcut is None else F.conv2d(o1, shortcut, stride=stride))
 
@@ -94,7 +104,7 @@ def _wide_resnet(tensors: Tensors, images: Tensor) -> list[Tensor]:
         return x
 
     def classify(x: Tensor, branch: str = "") -> Tensor:
-        return _linear(F.relu(_norm(x, tensors, f"{branch}bn")), tensors, f"{branch}fc")
+        return _linear(F.relu_(norm(x, tensors, f"{branch}bn")), tensors, f"{branch}fc")
 
     g0 = group(F.conv2d(images, tensors["conv0"], padding=1), "group0", stride=1)
     g1 = group(g0, "group1")
