@@ -14,7 +14,15 @@ import agreement
 import jax
 import numpy as np
 
-from benchmarks.measuring import OURS, measure_rounds, num_cores, ratio, require_positive, spread
+from benchmarks.measuring import (
+    OURS,
+    measure_rounds,
+    num_cores,
+    ratio,
+    require_positive,
+    require_same_device,
+    spread,
+)
 from dks_jax import data, models
 from dks_jax.data import folder
 from dks_jax.data.images import StoredSplit
@@ -100,14 +108,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     from benchmarks import torch_evaluation
 
+    require_same_device(torch_evaluation.DEVICE.type)
     devices = Devices(batches_per_call=1)
-    platform_of_torch = {"cpu": "cpu", "cuda": "gpu"}[torch_evaluation.DEVICE.type]
-    if (devices.count, jax.default_backend()) != (1, platform_of_torch):
-        raise InputError(
-            f"JAX and PyTorch must use one device of the same kind; JAX has {devices.count} "
-            f"{jax.default_backend()} and PyTorch {platform_of_torch}: set JAX_PLATFORMS or "
-            "CUDA_VISIBLE_DEVICES."
-        )
     torch.set_num_threads(num_cores())
     torch.backends.cudnn.benchmark = True
     # In full float32, as here; by default PyTorch rounds the factors of a convolution to 10 bits on a GPU.

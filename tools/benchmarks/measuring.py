@@ -60,6 +60,17 @@ def require_positive(options: Any, names: Iterable[str]) -> None:
             raise InputError(f"`--{name}` must be 1 or more; got {getattr(options, name)}.")
 
 
+def require_same_device(of_torch: str) -> None:
+    """Raises InputError where JAX has several devices, or one of another kind than PyTorch, cpu or cuda."""
+    platform_of_torch = {"cpu": "cpu", "cuda": "gpu"}[of_torch]
+    if (jax.device_count(), jax.default_backend()) != (1, platform_of_torch):
+        raise InputError(
+            f"JAX and PyTorch must use one device of the same kind; JAX has {jax.device_count()} "
+            f"{jax.default_backend()} and PyTorch {platform_of_torch}: set JAX_PLATFORMS or "
+            "CUDA_VISIBLE_DEVICES."
+        )
+
+
 def spread(values: Sequence[float] | None, digits: int = 1) -> str:
     """Median and range, a dash where nothing was measured."""
     if not values:

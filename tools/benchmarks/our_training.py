@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -137,7 +137,7 @@ def build(options: Mapping[str, Any]) -> Requests:
     def flops() -> float:
         # Before XLA optimises it: afterwards some convolutions are calls of libraries, which it cannot count.
         lowered = steps._train.lower(state, arrays, 0, 1, feed=feed, batch_size=batch_size)
-        return lowered.cost_analysis()["flops"]
+        return cast(dict[str, float], lowered.cost_analysis())["flops"]
 
     def macs() -> int:
         network = build_network(setting)

@@ -6,8 +6,9 @@ A machine to measure on often has JAX and PyTorch and nothing else.
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
-from types import ModuleType, SimpleNamespace
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, module_from_spec
+from types import SimpleNamespace
 from typing import Any
 
 
@@ -33,11 +34,14 @@ def _progress(*_: Any, **__: Any) -> None:
     raise ModuleNotFoundError("No module named 'tqdm'")
 
 
-# Of Pillow the annotations of functions alone are evaluated on import.
+# Of Pillow what is evaluated on import, annotations of functions above all.
 PACKAGES = {
     "ml_collections": {"ConfigDict": ConfigDict},
     "tqdm": {"tqdm": _progress},
-    "PIL": {"Image": SimpleNamespace(Image=object), "ImageEnhance": None},
+    "PIL": {
+        "Image": SimpleNamespace(Image=object),
+        "ImageEnhance": SimpleNamespace(Brightness=None, Contrast=None, Color=None),
+    },
 }
 
 
@@ -45,6 +49,7 @@ def install() -> None:
     """Puts a stand-in in the place of every package that is absent."""
     for name, members in PACKAGES.items():
         if not find_spec(name):
-            module = ModuleType(name)
+            # With a spec, since others ask for it.
+            module = module_from_spec(ModuleSpec(name, None))
             vars(module).update(members)
             sys.modules[name] = module

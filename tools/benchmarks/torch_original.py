@@ -38,8 +38,9 @@ def build(options: dict[str, Any]) -> Requests:
     `matrix` as in torch_training.py.
     """
     if not find_spec("nested_dict"):
-        sys.modules["nested_dict"] = ModuleType("nested_dict")
-        vars(sys.modules["nested_dict"])["nested_dict"] = NestedDict
+        module = ModuleType("nested_dict")
+        vars(module)["nested_dict"] = NestedDict
+        sys.modules["nested_dict"] = module
     if DEVICE.type == "cpu":
         # The released divergence moves a tensor to a GPU, whatever there is.
         torch.Tensor.cuda = lambda self: self  # pyright: ignore[reportAttributeAccessIssue]
@@ -68,7 +69,7 @@ def build(options: dict[str, Any]) -> Requests:
             for other in outputs:
                 if output is not other:
                     terms.append(KL_divergence(other.detach(), output))
-        loss = sum(terms)
+        loss = torch.stack(terms).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -13,14 +13,21 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import our_training
-from benchmarks.measuring import OURS, measure_rounds, require_positive, show_progress, spread
+from benchmarks.measuring import (
+    OURS,
+    measure_rounds,
+    require_positive,
+    require_same_device,
+    show_progress,
+    spread,
+)
 from benchmarks.our_training import Setting
 from benchmarks.workers import Worker
 from dks_jax import models, optim
@@ -91,12 +98,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds per step and per forward pass, peak memory, and the rates of arithmetic.
 
     Raises:
-      InputError: an option is wrong, PyTorch is not installed, or the losses of the sides differ.
+      InputError: an option is wrong, PyTorch is not installed or uses another kind of device, or the losses
+        of the sides differ.
     """
     if not find_spec("torch"):
         raise InputError("The benchmark needs PyTorch: pip install torch.")
     # All sides live on the device at the same time.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    from benchmarks.torch_training import DEVICE, VARIANTS
+
+    require_same_device(DEVICE.type)
     if options.steps is None:
         options.steps = 2 if jax.default_backend() == "cpu" else 50
     require_positive(options, ("classes", "rounds", "steps", "matrix"))
@@ -112,9 +123,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     _check(setting, options.original)
     with TemporaryDirectory() as folder, ExitStack() as stack:
         arrays = Path(folder) / "arrays.npz"
-        np.savez(arrays, **_arrays(setting))
+        # The keywords of savez are the names of arrays, but for one that it declares.
+        np.savez(arrays, **cast(Any, _arrays(setting)))
+        variants = [name for name, v in VARIANTS.items() if options.bfloat16 or not v.bfloat16]
         workers = {}
-        for name, (module, own) in _sides(setting, options, ours, str(arrays)).items():
+        for name, (module, own) in _sides(setting, options, ours, str(arrays), variants).items():
             workers[name] = stack.enter_context(Worker(name, f"benchmarks.{module}", own))
         losses, skipped = _first_losses(workers)
         workers = {name: worker for name, worker in workers.items() if name not in skipped}
@@ -185,9 +198,8 @@ def _arrays(setting: Setting) -> dict[str, np.ndarray]:
     config = setting.config
     order = setting.epochs.order(0)
     split = our_training.draw(setting)
-    images = np.asarray(
-        normalise(split.images[order], tuple(config.data.mean), tuple(config.data.std), jnp.float32)
-    )
+    mean, std = tuple(config.data.mean), tuple(config.data.std)
+    images = np.asarray(normalise(jnp.asarray(split.images[order]), mean, std, jnp.float32))
     shape = setting.steps, config.data.batch_size
     network = our_training.build_network(setting)
     return {
@@ -198,7 +210,11 @@ def _arrays(setting: Setting) -> dict[str, np.ndarray]:
 
 
 def _sides(
-    setting: Setting, options: argparse.Namespace, ours: Mapping[str, Any], arrays: str
+    setting: Setting,
+    options: argparse.Namespace,
+    ours: Mapping[str, Any],
+    arrays: str,
+    variants: Iterable[str],
 ) -> dict[str, tuple[str, dict[str, Any]]]:
     """The module that measures each side, and its options."""
     config = setting.config
@@ -217,11 +233,7 @@ def _sides(
         "optimizer": {name: config.optimizer[name] for name in kept} | {"learning_rate": float(schedule(0))},
         "matrix": options.matrix,
     }
-    from benchmarks.torch_training import VARIANTS
-
-    for name, variant in VARIANTS.items():
-        if options.bfloat16 or not variant.bfloat16:
-            sides[name] = "torch_training", {**theirs, "variant": name}
+    sides |= {name: ("torch_training", {**theirs, "variant": name}) for name in variants}
     if options.original:
         model = {"depth": config.model.depth, "width": config.model.width, "classes": setting.classes}
         folder = str(options.original.expanduser().resolve())

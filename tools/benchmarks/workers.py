@@ -27,11 +27,15 @@ class Worker:
         self, name: str, module: str, options: Mapping[str, Any], environment: Mapping[str, str] | None = None
     ):
         self.name = name
-        # What this process can import the other can too.
-        path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        settings = {
+            # What this process can import the other can too.
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            # Several such processes share an accelerator.
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, json.dumps(options)],
-            env=dict(os.environ) | path | dict(environment or {}),
+            env=dict(os.environ) | settings | dict(environment or {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
