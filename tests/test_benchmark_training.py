@@ -31,6 +31,8 @@ def resnet(depth, width, num_classes, dropout):
     network = torch_reference.WideResNet(depth, width, num_classes)
     tree = nested_dict.nested_dict({"group": torch_reference.arrays_of(network)})
     parameters = {".".join(path[1:]): value for path, value in tree.items_flat()}
+    for name, value in parameters.items():
+        value.requires_grad_("running" not in name)
 
     def f(images, parameters, mode):
         network.train(mode)
