@@ -18,6 +18,7 @@ def get_config(method: str = "dks") -> ConfigDict:
             "epochs": 40,
             "precision": "float32",
             "deterministic": False,
+            "remat": False,
             "norm_groups": 1,
             "checkpoint_every_epochs": 5,
             "checkpoint_every_minutes": 0.0,

@@ -34,6 +34,7 @@ def get_config(method: str = "dks") -> ConfigDict:
             "epochs": 100,
             "precision": "float32",
             "deterministic": False,
+            "remat": False,
             "norm_groups": 1,
             "checkpoint_every_epochs": 1,
             "checkpoint_every_minutes": 10.0,

@@ -9,9 +9,13 @@ from typing import Any, cast
 
 import jax
 
-# Has XLA take deterministic operations alone on a GPU, and where it would choose by times the first candidate.
-# Implies xla_gpu_exclude_nondeterministic_ops; changes nothing on a CPU, where all operations are deterministic.
+# Has XLA take deterministic operations alone on a GPU, and the first candidate where times would choose;
+# implies xla_gpu_exclude_nondeterministic_ops. On a CPU, where runs repeat themselves, it changes nothing.
 DETERMINISTIC = {"xla_gpu_deterministic_ops": True}
+
+# On a CPU XLA removes the barriers of jax.checkpoint before it looks for what is computed twice, which would
+# undo it.
+KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 # What takes less long to compile is not kept: the steps are, the many small programs around them are not.
 MIN_SECONDS = 0.2

@@ -45,6 +45,7 @@ FIELDS: dict[str, Field] = {
     "epochs": Field(int, "passes over the training images", 1, COUNT_LIMIT),
     "precision": Field(str, "float32 or bfloat16, of the network; parameters and loss are float32"),
     "deterministic": Field(bool, "whether a GPU must compute the same bits in every run; slower"),
+    "remat": Field(bool, "whether to compute activations twice instead of keeping them: less memory"),
     "norm_groups": Field(int, "slices of the batch that are normalised separately", 1, COUNT_LIMIT),
     "checkpoint_every_epochs": Field(int, "epochs between two checkpoints", 1, COUNT_LIMIT),
     "checkpoint_every_minutes": Field(float, "minutes between two checkpoints, 0 for none", 0),

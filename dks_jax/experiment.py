@@ -94,7 +94,7 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
             description.append(f"going on with their momentum after {first_epoch} epochs")
     teaches = METHODS[config.method](len(network.names))
     loss = partial(objective, teaches=teaches, names=network.names, **config.synergy)
-    steps = Steps(network, loss, optimizer, seed=config.seed, devices=devices)
+    steps = Steps(network, loss, optimizer, seed=config.seed, devices=devices, remat=config.remat)
     return Experiment(images, train_feed, test_feed, steps, schedule, first_epoch, momentum, description)
 
 

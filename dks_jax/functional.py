@@ -20,15 +20,16 @@ Path = tuple[str | int, ...]
 class Functional:
     """A module as pure functions of its arrays. The module given is left in evaluation mode.
 
+    remat: for training; see `layers.Stage`.
     params: the trainable arrays of the module as it was given; on the host, so that they take no room on
       the devices beside those being trained.
     batch_stats: every other array except random state, e.g. running statistics; on the host too.
     """
 
-    def __init__(self, module: nnx.Module):
-        module.train()
+    def __init__(self, module: nnx.Module, *, remat: bool = False):
+        module.train(remat=remat)
         self._train_graph, params, random, batch_stats = nnx.split(module, nnx.Param, nnx.RngState, ...)
-        module.eval()
+        module.eval(remat=False)
         self._eval_graph = nnx.graphdef(module)
         self._paths = {_name(path): path for part in (params, random, batch_stats) for path in _flatten(part)}
         self.params = jax.device_get(_named(params))

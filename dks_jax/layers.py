@@ -150,15 +150,25 @@ class BatchNorm(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """Blocks one after another."""
+    """Blocks one after another.
+
+    remat: whether the backward pass computes anew what is within a block, instead of keeping it since the
+      forward pass; switched as training mode is, by `.train(remat=True)`.
+    """
 
     def __init__(self, blocks: Iterable[Callable[[jax.Array], jax.Array]]):
         self.blocks = nnx.List(blocks)
+        self.remat = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        apply = nnx.remat(_apply) if self.remat else _apply
         for block in self.blocks:
-            x = block(x)
+            x = apply(block, x)
         return x
+
+
+def _apply(block: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    return block(x)
 
 
 def max_pool(x: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dks_jax import optim
-from dks_jax.compilation import DETERMINISTIC
+from dks_jax.compilation import DETERMINISTIC, KEEP_BARRIERS
 from dks_jax.convolution import CPU_COMPILER_OPTIONS
 from dks_jax.data.feed import Batch, Chunk, Feed
 from dks_jax.functional import Arrays, Functional
@@ -100,6 +100,7 @@ class Steps:
       optimizer: optax transformation of the gradients.
       seed: of the network's random streams (dropout), together with the step number.
       devices: where the arrays live.
+      remat: whether stages compute activations twice instead of keeping them; see `layers.Stage`.
     """
 
     def __init__(
@@ -110,18 +111,19 @@ class Steps:
         *,
         seed: int,
         devices: Devices,
+        remat: bool = False,
     ):
         self._names = network.names
-        self._network = Functional(network)
+        self._network = Functional(network, remat=remat)
         self._loss = loss
         self._optimizer = optimizer
         self._seed = seed
         self._devices = devices
-        compiled = partial(
-            jax.jit, static_argnames=("feed", "batch_size"), compiler_options=devices.compiler_options
-        )
-        self._train = compiled(self._train_chunk, donate_argnums=0)
-        self._evaluate = compiled(self._evaluate_chunk)
+        compiled = partial(jax.jit, static_argnames=("feed", "batch_size"))
+        options = devices.compiler_options
+        keep = KEEP_BARRIERS if remat and jax.default_backend() == "cpu" else {}
+        self._train = compiled(self._train_chunk, donate_argnums=0, compiler_options=options | keep)
+        self._evaluate = compiled(self._evaluate_chunk, compiler_options=options)
 
     def initial_state(self, step: int = 0, momentum: Arrays | None = None) -> TrainState:
         """The state before a step, 0 for the first, with the weights that the network was given.
