@@ -36,7 +36,5 @@ def test_the_loss_is_measured_beside_two_forms_in_pytorch(tmp_path, capsys):
 def test_losses_that_differ_are_refused(wrong):
     own, theirs = [np.array(1.0), np.ones((1, 1, 2))], [np.array(1.0), np.array([[[1.0, wrong]]])]
     loss.require_equal(own, own, "PyTorch")
-    with pytest.raises(
-        InputError, match=r"The gradient of .* PyTorch must differ by at most 1e-05"
-    ):
+    with pytest.raises(InputError, match=r"The gradient of .* PyTorch must differ by at most 1e-05"):
         loss.require_equal(own, theirs, "PyTorch")

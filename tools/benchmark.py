@@ -13,13 +13,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import evaluation, growth, loss, train_step
+from benchmarks import evaluation, growth, loss, pipelines, start, train_step
 from benchmarks.measuring import describe_run, show_run, write_json
 
 from dks_jax import command_line
 from dks_jax.files import require_writable
 
-COMMANDS = {"train": train_step, "growth": growth, "evaluate": evaluation, "loss": loss}
+COMMANDS = {
+    "train": train_step,
+    "growth": growth,
+    "evaluate": evaluation,
+    "loss": loss,
+    "input": pipelines,
+    "start": start,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,8 +26,10 @@ def decode(source: Path | BinaryIO, view: View, rng: np.random.Generator | None 
     """
     try:
         with Image.open(source) as image:
-            mode = image.mode
-            pixels = image.convert(MODES[view.channels])
+            image.load()
+            mode, wanted = image.mode, MODES[view.channels]
+            # `convert` copies an image that has the mode already, as nearly all photographs have.
+            pixels = image if mode == wanted else image.convert(wanted)
     # Not a list of types: on bad bytes the plugins raise OSError, SyntaxError, struct.error and others.
     except Exception as error:
         raise UndecodableError(f"cannot be decoded as an image ({type(error).__name__})") from error

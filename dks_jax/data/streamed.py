@@ -7,7 +7,7 @@ those of the resident feeds, bit for bit, whatever the number of threads, device
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -125,8 +125,21 @@ def _read_batches(
     devices: Placement,
     num_threads: int | None,
 ) -> Iterator[dict[str, jax.Array]]:
-    """The "images", "labels" and "indices" of every batch, divided over the devices."""
-    pool = ThreadPoolExecutor(num_threads or len(os.sched_getaffinity(0)))
+    """The "images", "labels" and "indices" of every batch, divided over the devices.
+
+    A thread of its own puts a batch together and moves it, so that it is there when the step before ends.
+    """
+    readers, mover = ThreadPoolExecutor(num_threads or len(os.sched_getaffinity(0))), ThreadPoolExecutor(1)
+
+    def move(batch_size: int, own: np.ndarray, examples: list[Future]) -> dict[str, jax.Array]:
+        images, labels = zip(*(example.result() for example in examples), strict=True)
+        divided = {
+            "images": np.stack(images),
+            "labels": np.array(labels, np.int32),
+            "indices": own.astype(np.int32),
+        }
+        return devices.divide(divided, batch_size)
+
     waiting = deque()
     batches = iter(batches)
     try:
@@ -134,16 +147,12 @@ def _read_batches(
             # As many batches as are wanted ahead are being decoded while the caller works on one.
             while len(waiting) <= BATCHES_AHEAD and (indices := next(batches, None)) is not None:
                 own = indices[devices.rows(len(indices))]
-                waiting.append((indices, own, [pool.submit(read, int(index)) for index in own]))
+                examples = [readers.submit(read, int(index)) for index in own]
+                waiting.append(mover.submit(move, len(indices), own, examples))
             if not waiting:
                 return
-            indices, own, futures = waiting.popleft()
-            images, labels = zip(*(future.result() for future in futures), strict=True)
-            divided = {
-                "images": np.stack(images),
-                "labels": np.array(labels, np.int32),
-                "indices": own.astype(np.int32),
-            }
-            yield devices.divide(divided, len(indices))
+            yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        # In this order: the mover waits for the readers.
+        readers.shutdown(cancel_futures=True)
+        mover.shutdown(cancel_futures=True)
