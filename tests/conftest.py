@@ -20,7 +20,9 @@ settings.load_profile("untimed")
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
     """Compiled programs are shared between the tests of a run, those in other processes included."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
+    root = tmp_path_factory.getbasetemp()
+    # The processes of pytest-xdist have folders of their own in that of the run.
+    folder = str((root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "compiled")
     # Quick compilations too: hardly any test waits for anything else.
     settings = {"jax_compilation_cache_dir": folder, "jax_persistent_cache_min_compile_time_secs": 0}
     for name, value in settings.items():
