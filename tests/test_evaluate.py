@@ -415,7 +415,7 @@ def test_help_lists_the_fields_that_have_an_effect(capsys):
     output = capsys.readouterr().out
     assert "others have no effect" in output
     listed = re.findall(r"^  --config\.(\S+)", output, re.MULTILINE)
-    assert set(listed) == {"precision"} | {
+    assert set(listed) == {"precision", "deterministic"} | {
         f"data.{name}"
         for name in (
             *("source", "name", "root", "image_size", "preprocessing", "mean", "std"),
