@@ -69,7 +69,7 @@ def test_loss_gradients_and_statistics_are_the_same(block):
 
 def memory(block, *, remat):
     """Bytes for what a step computes on the way, as the compiler has laid them out."""
-    steps, state, feed, chunk = setting(block, num_blocks=6, num_images=32, dtype=jnp.float32, remat=remat)
+    steps, state, feed, chunk = setting(block, num_blocks=3, num_images=32, dtype=jnp.float32, remat=remat)
     arguments = (state, chunk.arrays, chunk.first, chunk.num_batches)
     compiled = steps._train.lower(*arguments, feed=feed, batch_size=chunk.batch_size).compile()
     return compiled.memory_analysis().temp_size_in_bytes
