@@ -31,7 +31,7 @@ from dks_jax.steps import Devices
 from dks_jax.tables import markdown_table
 
 HELP = "the input pipelines, and what a step waits for them"
-PYTORCH = "PyTorch DataLoader"
+PYTORCH, RELEASED = "PyTorch", "PyTorch as released"
 # As in configs/cifar100_wrn.py and in configs/imagenet_resnet50.py.
 CIFAR_MEAN = 125.3 / 255, 123.0 / 255, 113.9 / 255
 CIFAR_STD = 63.0 / 255, 62.1 / 255, 66.7 / 255
@@ -44,10 +44,10 @@ NUM_MADE = 64
 NUM_COMPARED = 8
 NOTES = """\
 cifar: from uint8 images in memory to normalised batches. dks_jax: on the device, in one compiled program.
-PyTorch: every image on its own, as the released code does it with torchvision, here with tensors.
+PyTorch: every image on its own, as a tensor; as released: by way of Pillow, as torchvision's transforms are.
 decoding: from JPEG files to normalised batches, pixel for pixel the same. dks_jax: decoded in threads to
 uint8 and normalised on the device. PyTorch: in as many processes, which have started before.
-ratio: above 1 where dks_jax is faster."""
+ratio: to the faster PyTorch; above 1 where dks_jax is faster."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,17 +148,22 @@ def _cifar(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     preparation = Preparation(CIFAR_MEAN, CIFAR_STD, padding=4, pad_mode="reflect", flip=True)
     epochs = Epochs(options.num_cifar, options.batch_size, drop_last=True, seed=0)
     feed = TrainingFeed(split, preparation, epochs, Devices(batches_per_call=1))
-    dataset = torch_input.Crops(images, split.labels, CIFAR_MEAN, CIFAR_STD)
-    for index, own in zip(epochs.order(0)[:NUM_COMPARED], _images(next(batches(feed))), strict=False):
-        require_one_of(own, every_crop(dataset, int(index)), "An image of CIFAR's size")
-    loader = torch_input.make_loader(
-        dataset,
-        # Full batches alone, as here.
-        epochs.order(0)[: epochs.num_full * epochs.batch_size].tolist(),
-        batch_size=options.batch_size,
-        num_workers=options.workers,
-    )
-    return {OURS: partial(work_off, feed), PYTORCH: partial(torch_input.run, loader)}
+    order = epochs.order(0)
+    sides = {PYTORCH: torch_input.Crops, RELEASED: torch_input.ReleasedCrops}
+    datasets = {name: make(images, split.labels, CIFAR_MEAN, CIFAR_STD) for name, make in sides.items()}
+    for dataset in datasets.values():
+        for index, own in zip(order[:NUM_COMPARED], _images(next(batches(feed))), strict=False):
+            require_one_of(own, every_crop(dataset, int(index)), "An image of CIFAR's size")
+    # Full batches alone, as here.
+    full = order[: epochs.num_full * epochs.batch_size].tolist()
+    loaders = {
+        name: torch_input.make_loader(
+            dataset, full, batch_size=options.batch_size, num_workers=options.workers
+        )
+        for name, dataset in datasets.items()
+    }
+    theirs = {name: partial(torch_input.run, loader) for name, loader in loaders.items()}
+    return {OURS: partial(work_off, feed)} | theirs
 
 
 def every_crop(dataset: Any, index: int) -> Iterator[np.ndarray]:
@@ -268,6 +273,7 @@ def show(result: Mapping[str, Any]) -> str:
         f"({result['num_files']} {kind}), batches of {options['batch_size']}, {options['workers']} workers, "
         f"{options['rounds']} rounds; median (range)"
     )
-    rows = [[row, *(spread(values) for values in own.values()), ratio(own)] for row, own in rates.items()]
-    table = markdown_table([["images/s", OURS, PYTORCH, "ratio"], *rows])
+    names = (OURS, PYTORCH, RELEASED)
+    rows = [[row, *(spread(own.get(name)) for name in names), ratio(own)] for row, own in rates.items()]
+    table = markdown_table([["images/s", *names, "ratio"], *rows])
     return f"\n{setting}\n\n{table}\n\n{NOTES}\n\n{waiting.show(result['steps'])}"

@@ -20,11 +20,10 @@ Box = tuple[int, int, int, int]
 
 
 class Crops(Dataset[tuple[Tensor, int]]):
-    """Images in memory, as the training released with DKS augments those of CIFAR, one by one.
+    """Images in memory, augmented one by one as the training released with DKS augments those of CIFAR.
 
     Padded by 4 pixels of their reflection, mirrored with probability 1/2, cropped at random to their size,
-    (x / 255 - mean) / std. The released code does it with torchvision's transforms of PIL images; here they
-    are tensors throughout.
+    (x / 255 - mean) / std. Here they are tensors throughout.
 
     Args:
       images: uint8 [image, height, width, channel].
@@ -53,6 +52,21 @@ class Crops(Dataset[tuple[Tensor, int]]):
         padded = F.pad(normalised[None], (4, 4, 4, 4), mode="reflect")[0]
         crop = padded[:, top : top + height, left : left + width]
         return crop.flip(-1) if mirrored else crop
+
+
+class ReleasedCrops(Crops):
+    """The same by way of Pillow's images, which is what torchvision's transforms do in the released code."""
+
+    def crop(self, index: int, top: int, left: int, mirrored: bool) -> Tensor:
+        """One augmented image, [channel, height, width]; mirrored before it is cropped."""
+        height, width, _ = self.images[index].shape
+        image = Image.fromarray(self.images[index])
+        padded = Image.fromarray(np.pad(np.asarray(image), ((4, 4), (4, 4), (0, 0)), mode="reflect"))
+        if mirrored:
+            padded = padded.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        cropped = padded.crop((left, top, left + width, top + height))
+        pixels = torch.from_numpy(np.array(cropped)).permute(2, 0, 1).contiguous()
+        return pixels.float().div_(255).sub_(self.mean).div_(self.std)
 
 
 class Files(Dataset[Tensor]):
