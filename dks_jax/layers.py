@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
+from dks_jax.batch_norm import normalise_batch
 from dks_jax.convolution import convolve
 from dks_jax.errors import InputError
 
@@ -93,7 +94,7 @@ class BatchNorm(nnx.Module):
     """Batch normalisation with the statistics of `torch.nn.BatchNorm2d`.
 
     flax.nnx.BatchNorm keeps a biased running variance and computes E[x^2] - E[x]^2, which loses digits
-    in float32; here the variance takes two passes and its running average is of the unbiased one.
+    in float32; `normalise_batch` takes two passes, and the running variance is of the unbiased one.
 
     With `norm_groups` = g the batch is normalised in g equal slices, as g replicas would each normalise
     their own share; the running statistics take the mean over the slices. The result does not depend on
@@ -120,33 +121,28 @@ class BatchNorm(nnx.Module):
         self.use_running_average = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        if self.use_running_average:
-            normalised = self._normalise(wide, self.mean[...], self.var[...])
-        else:
-            normalised = self._normalise_by_batch(wide)
-        return normalised.astype(x.dtype)
+        return self._by_running_average(x) if self.use_running_average else self._by_batch(x)
 
-    def _normalise_by_batch(self, x: jax.Array) -> jax.Array:
-        batch, *spatial, num_channels = x.shape
-        if batch % self.norm_groups:
+    def _by_running_average(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        factor = jax.lax.rsqrt(self.var[...] + self.epsilon) * self.scale[...]
+        return ((wide - self.mean[...]) * factor + self.bias[...]).astype(x.dtype)
+
+    def _by_batch(self, x: jax.Array) -> jax.Array:
+        if x.shape[0] % self.norm_groups:
             raise InputError(
-                f"`norm_groups` must divide the batch of {batch} images; got {self.norm_groups}: choose a "
+                f"`norm_groups` must divide the batch of {x.shape[0]} images; got {self.norm_groups}: choose a "
                 "divisor of every batch, the last one of an epoch too (data.drop_last=True drops that one)."
             )
-        grouped = x.reshape(self.norm_groups, -1, num_channels)
-        mean = jnp.mean(grouped, axis=1, keepdims=True)
-        var = jnp.mean(jnp.square(grouped - mean), axis=1, keepdims=True)
+        grouped = x.reshape(self.norm_groups, -1, x.shape[-1])
+        y, mean, var = normalise_batch(grouped, self.scale[...], self.bias[...], self.epsilon)
         count = grouped.shape[1]
         self._update(self.mean, jnp.mean(mean, axis=(0, 1)))
         self._update(self.var, jnp.mean(var, axis=(0, 1)) * (count / max(count - 1, 1)))
-        return self._normalise(grouped, mean, var).reshape(batch, *spatial, num_channels)
+        return y.reshape(x.shape)
 
     def _update(self, running: nnx.BatchStat, new: jax.Array) -> None:
         running.set_value(self.momentum * running[...] + (1.0 - self.momentum) * jax.lax.stop_gradient(new))
-
-    def _normalise(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
-        return (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * self.scale[...]) + self.bias[...]
 
 
 class Stage(nnx.Module):

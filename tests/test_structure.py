@@ -61,6 +61,7 @@ ORDER = [
     "models.resnet",
     "models.wide_resnet",
     "layers",
+    "batch_norm",
     "convolution",
     "macs",
     "winograd",
