@@ -131,8 +131,8 @@ class BatchNorm(nnx.Module):
     def _by_batch(self, x: jax.Array) -> jax.Array:
         if x.shape[0] % self.norm_groups:
             raise InputError(
-                f"`norm_groups` must divide the batch of {x.shape[0]} images; got {self.norm_groups}: choose a "
-                "divisor of every batch, the last one of an epoch too (data.drop_last=True drops that one)."
+                f"`norm_groups` must divide the batch of {x.shape[0]} images; got {self.norm_groups}: choose "
+                "a divisor of every batch, the last one of an epoch too (data.drop_last=True drops that one)."
             )
         grouped = x.reshape(self.norm_groups, -1, x.shape[-1])
         y, mean, var = normalise_batch(grouped, self.scale[...], self.bias[...], self.epsilon)
