@@ -1,12 +1,9 @@
 """Normalisation of a batch by its own statistics, with a derivative in closed form."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalise_batch(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -23,7 +20,14 @@ def normalise_batch(
       The normalised x in its own type; its mean and its biased variance, [group, 1, channel] in float32 or
       wider, through which no derivative goes.
     """
+    return _normalise_batch(x, scale, bias, epsilon)
+
+
+def _values(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float):
     return _forward(x, scale, bias, epsilon)[0]
+
+
+_normalise_batch = jax.custom_vjp(_values, nondiff_argnums=(3,))
 
 
 def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float):
@@ -48,7 +52,7 @@ def _backward(epsilon: float, residuals, gradients):
     return of_x.astype(x.dtype), of_scale.astype(scale.dtype), of_bias.astype(bias.dtype)
 
 
-normalise_batch.defvjp(_forward, _backward)
+_normalise_batch.defvjp(_forward, _backward)
 
 
 def _widen(x: jax.Array) -> jax.Array:
