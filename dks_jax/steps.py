@@ -5,7 +5,7 @@ axis, and XLA inserts the communication. Reductions, dropout masks and crops the
 meaning, and the result does not depend on the number of devices.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -44,12 +44,20 @@ class Devices:
       runs the same convolutions 4 to 5 times slower inside of one (WRN-16-1 on 64 digits, 2 cores: 67
       against 327 ms a step).
     deterministic: whether a GPU must compute the same bits in every run.
+    devices: which ones; None for all there are.
     compiler_options: what XLA is told where it compiles a program for them.
     """
 
-    def __init__(self, batches_per_call: int | None = None, *, deterministic: bool = False) -> None:
-        self.count = jax.device_count()
-        on_cpu = jax.default_backend() == "cpu"
+    def __init__(
+        self,
+        batches_per_call: int | None = None,
+        *,
+        deterministic: bool = False,
+        devices: Sequence[Any] | None = None,
+    ) -> None:
+        devices = jax.devices() if devices is None else devices
+        self.count = len(devices)
+        on_cpu = devices[0].platform == "cpu"
         default = 1 if on_cpu else 1024
         self.compiler_options = {
             **(CPU_COMPILER_OPTIONS if on_cpu else {}),
@@ -57,7 +65,7 @@ class Devices:
         }
         self.batches_per_call = default if batches_per_call is None else batches_per_call
         # Auto axes, because sharding constraints do not apply to explicit ones.
-        mesh = jax.make_mesh((self.count,), ("batch",), axis_types=(AxisType.Auto,))
+        mesh = jax.make_mesh((self.count,), ("batch",), axis_types=(AxisType.Auto,), devices=devices)
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self.divided = NamedSharding(mesh, PartitionSpec("batch"))
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import evaluation, growth, loss, pipelines, start, train_step
+from benchmarks import compiled, evaluation, growth, loss, pipelines, start, train_step
 from benchmarks.measuring import describe_run, show_run, write_json
 
 from dks_jax import command_line
@@ -26,6 +26,7 @@ COMMANDS = {
     "loss": loss,
     "input": pipelines,
     "start": start,
+    "compiled": compiled,
 }
 
 

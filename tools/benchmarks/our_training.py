@@ -105,7 +105,7 @@ def build(options: Mapping[str, Any]) -> Requests:
     dtype = computing_dtype(config.precision)
     batch_size = config.data.batch_size
     devices = Devices()
-    preparation = Preparation(tuple(config.data.mean), tuple(config.data.std), dtype=dtype)
+    preparation = _preparation(setting)
     feed = TrainingFeed(draw(setting), preparation, setting.epochs, devices)
     arrays = next(feed.chunks(0)).arrays
     steps = _steps(setting, devices)
@@ -136,8 +136,7 @@ def build(options: Mapping[str, Any]) -> Requests:
 
     def flops() -> float:
         # Before XLA optimises it: afterwards some convolutions are calls of libraries, which it cannot count.
-        lowered = steps._train.lower(state, arrays, 0, 1, feed=feed, batch_size=batch_size)
-        return cast(dict[str, float], lowered.cost_analysis())["flops"]
+        return cast(dict[str, float], lower(setting, devices).cost_analysis())["flops"]
 
     def macs() -> int:
         network = build_network(setting)
@@ -176,6 +175,22 @@ def build(options: Mapping[str, Any]) -> Requests:
         "flops": flops,
         "macs": macs,
     }
+
+
+def lower(setting: Setting, devices: Devices) -> jax.stages.Lowered:
+    """The training step before XLA has compiled it; all batches of a chunk in a loop, on accelerators."""
+    feed = TrainingFeed(draw(setting), _preparation(setting), setting.epochs, devices)
+    chunk = next(feed.chunks(0))
+    steps = _steps(setting, devices)
+    state, batch_size = steps.initial_state(), chunk.batch_size
+    return steps._train.lower(state, chunk.arrays, 0, 1, feed=feed, batch_size=batch_size)
+
+
+def _preparation(setting: Setting) -> Preparation:
+    """Not augmented, since the other side does not either."""
+    config = setting.config
+    dtype = computing_dtype(config.precision)
+    return Preparation(tuple(config.data.mean), tuple(config.data.std), dtype=dtype)
 
 
 def _steps(setting: Setting, devices: Devices) -> Steps:

@@ -58,15 +58,7 @@ products, over the time of a step, as a share of the rate of a large matrix prod
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of the subcommand."""
-    parser.add_argument("--config", required=True, metavar="FILE[:METHOD]", help="config file and method")
-    for name, meaning in (
-        ("depth", "of the wide ResNet"),
-        ("width", "of the wide ResNet"),
-        ("batch_size", "images in a batch"),
-        ("image_size", "side of the images in pixels"),
-    ):
-        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{meaning}; default as the config")
-    parser.add_argument("--classes", type=int, default=100, metavar="N", help="of the labels; default 100")
+    add_sizes(parser)
     parser.add_argument("--bfloat16", action="store_true", help="measures in bfloat16 too")
     parser.add_argument(
         "--original",
@@ -81,6 +73,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--matrix", type=int, default=4096, metavar="N", help="side of the matrices of the large product"
     )
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """The flags that say what is trained."""
+    parser.add_argument("--config", required=True, metavar="FILE[:METHOD]", help="config file and method")
+    for name, meaning in (
+        ("depth", "of the wide ResNet"),
+        ("width", "of the wide ResNet"),
+        ("batch_size", "images in a batch"),
+        ("image_size", "side of the images in pixels"),
+    ):
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{meaning}; default as the config")
+    parser.add_argument("--classes", type=int, default=100, metavar="N", help="of the labels; default 100")
 
 
 def overrides(options: argparse.Namespace) -> dict[str, str]:
@@ -151,7 +156,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             **{"config": options.config, "overrides": ours["overrides"], "original": bool(options.original)},
             **{name: getattr(options, name) for name in ("classes", "rounds", "steps", "matrix")},
         },
-        "setting": _describe(setting),
+        "setting": describe(setting),
         "batch_size": setting.config.data.batch_size,
         "losses": losses,
         "skipped": skipped,
@@ -276,7 +281,7 @@ def _precision(name: str) -> str:
     return "bfloat16" if "bfloat16" in name else "float32"
 
 
-def _describe(setting: Setting) -> str:
+def describe(setting: Setting) -> str:
     config = setting.config
     return (
         f"{models.describe(config.model)}, method {config.method}, {setting.classes} classes, images of "

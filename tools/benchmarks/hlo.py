@@ -1,0 +1,127 @@
+"""What a compiled program does in one pass through its loop, read from XLA's text of it."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import prod
+from typing import NamedTuple
+
+WIDTHS = {"pred": 1, "bf16": 2, "f16": 2}
+LAYOUT = {"transpose", "copy", "reshape", "bitcast", "convert", "parameter"}
+# They take no time of their own; what is done elsewhere is counted where it starts.
+FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional"}
+# From an operand of these no more is read than they give.
+SLICES = {"slice", "dynamic-slice", "gather"}
+COMMUNICATION = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+
+
+class Instruction(NamedTuple):
+    """A line of a computation.
+
+    shape: of the result, as XLA writes it.
+    calls: the computation that a fusion or a loop runs, "" for others.
+    target: of a call of a library.
+    """
+
+    name: str
+    shape: str
+    opcode: str
+    operands: list[str]
+    calls: str
+    target: str
+
+
+class Traffic(NamedTuple):
+    """How many operations there are of a kind, and the bytes they read and write."""
+
+    operations: int
+    bytes: int
+
+
+Program = Mapping[str, list[Instruction]]
+
+
+def parse(text: str) -> Program:
+    """The computations of a program by name."""
+    program: dict[str, list[Instruction]] = {}
+    current: list[Instruction] = []
+    for line in text.splitlines():
+        header = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line)
+        if header:
+            current = program[header[1]] = []
+            continue
+        found = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*?)\)(?:, |$)", line)
+        if found:
+            name, shape, opcode, operands = found.groups()
+            calls = re.search(r"(?:calls|body)=%?([\w.\-]+)", line)
+            target = re.search(r'custom_call_target="([^"]*)"', line)
+            names = [word.split()[-1].lstrip("%") for word in operands.split(",") if word.strip()]
+            own = calls[1] if calls else "", target[1] if target else ""
+            current.append(Instruction(name, shape, opcode, names, *own))
+    return program
+
+
+def step_of(program: Program) -> dict[str, Traffic]:
+    """The traffic by kind in the computation that moves most: the body of a loop or the whole program."""
+    called = {i.calls for instructions in program.values() for i in instructions if i.opcode == "fusion"}
+    sums = [_by_kind(program, body) for name, body in program.items() if name not in called]
+    return max(sums, key=lambda by_kind: sum(traffic.bytes for traffic in by_kind.values()))
+
+
+def _by_kind(program: Program, body: Iterable[Instruction]) -> dict[str, Traffic]:
+    shapes = {instruction.name: instruction.shape for instruction in body}
+    by_kind: dict[str, Traffic] = {}
+    for instruction in body:
+        if instruction.opcode in FREE or instruction.opcode.endswith("-done"):
+            continue
+        kind = _kind(instruction, program)
+        count, moved = by_kind.get(kind, (0, 0))
+        by_kind[kind] = Traffic(count + 1, moved + _moved(instruction, shapes, program))
+    return by_kind
+
+
+def _kind(instruction: Instruction, program: Program) -> str:
+    inner = {i.opcode for i in program.get(instruction.calls, [])} or {instruction.opcode}
+    called = f"{instruction.target} {instruction.name}".lower()
+    if instruction.opcode.startswith(COMMUNICATION):
+        return "communication"
+    if "conv" in instruction.target.lower() or "convolution" in inner:
+        return "convolutions"
+    if inner & {"dot", "custom-call"} and ("gemm" in called or "matmul" in called or "dot" in inner):
+        return "matrix products"
+    if inner <= LAYOUT and inner & {"transpose", "copy"}:
+        return "transpositions and copies"
+    if inner & {"reduce", "reduce-window"}:
+        return "sums"
+    return "other loops"
+
+
+def _moved(instruction: Instruction, shapes: Mapping[str, str], program: Program) -> int:
+    """Bytes of the result and of the operands, or of their parts that are needed."""
+    inner = program.get(instruction.calls, [])
+    # The operand of a parameter is its number, and XLA writes them in any order.
+    parameters = {i.operands[0]: i.name for i in inner if i.opcode == "parameter"}
+    total = size_of(instruction.shape)
+    for number, operand in enumerate(instruction.operands):
+        whole = size_of(shapes.get(operand, ""))
+        users = list(_users(parameters[str(number)], inner)) if inner else [instruction]
+        sliced = sum(size_of(user.shape) for user in users)
+        total += min(whole, sliced) if {user.opcode for user in users} <= SLICES else whole
+    return total
+
+
+def _users(name: str, body: Sequence[Instruction]) -> Iterator[Instruction]:
+    """The instructions that use a value, be it seen in another shape."""
+    for instruction in body:
+        if name in instruction.operands:
+            yield from _users(instruction.name, body) if instruction.opcode == "bitcast" else [instruction]
+
+
+def size_of(shape: str) -> int:
+    """Bytes of an array, or of all arrays of a tuple, e.g. of "(f32[2,3]{1,0}, u8[4])": 28."""
+    arrays = re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shape)
+    return sum(_width(kind) * prod(int(n) for n in sizes.split(",") if n) for kind, sizes in arrays)
+
+
+def _width(kind: str) -> int:
+    digits = re.sub(r"\D", "", kind)
+    return WIDTHS.get(kind) or max(1, int(digits or 0) // 8)
