@@ -100,7 +100,7 @@ def _compile(setting: our_training.Setting, devices: Sequence[Any]) -> Compiled:
 def show(result: Mapping[str, Any]) -> str:
     """The table of `measure`, and what its rows include."""
     count, name = result["devices"]
-    rows = [[kind, str(t["count"]), f"{1e-9 * t['bytes']:.2f}"] for kind, t in result["step"].items()]
+    rows = [[kind, str(t["operations"]), f"{1e-9 * t['bytes']:.2f}"] for kind, t in result["step"].items()]
     rows.sort(key=lambda row: -float(row[2]))
     total = [sum(t[key] for t in result["step"].values()) for key in ("operations", "bytes")]
     rows.append(["all", str(total[0]), f"{1e-9 * total[1]:.2f}"])
