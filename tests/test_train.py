@@ -1,9 +1,7 @@
 """The command line: what a run leaves, resuming, divergence, devices."""
 
 import json
-import math
 import os
-import re
 import shutil
 import struct
 import subprocess
@@ -27,7 +25,6 @@ from runs import (
     last_checkpoint,
     records,
     run,
-    train_on,
 )
 
 
@@ -120,7 +117,7 @@ def test_a_finished_run_started_again_says_its_result(unbroken, capsys):
         "wide_resnet (depth 16, dropout 0.0, width 1), method dks: in training 751,790 parameters and "
         "4.3 million MACs per image (forward); in use 174,778 and 1.6 million",
         "digits: 100 training and 20 held-out images of 8x8x1 in 10 classes, in memory",
-        "3 epochs of 2 steps with 64 images, float32, on 1 cpu device(s) of 1 process(es)",
+        "3 epochs of 2 steps with 50 images, float32, on 1 cpu device(s) of 1 process(es)",
         "going on after 3 of 3 epochs",
     ]
     assert (unbroken / "metrics.jsonl").read_text() == before
@@ -129,44 +126,6 @@ def test_a_finished_run_started_again_says_its_result(unbroken, capsys):
 def test_the_default_workdir_names_config_method_and_seed():
     command = train.parse([f"{DIGITS}:ds", "--config.seed=5"])
     assert command.workdir == Path("runs/digits_wrn-ds-seed5")
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        "baseline",
-        "top_down",
-        pytest.param("ds", marks=pytest.mark.slow),
-        pytest.param("bottom_up", marks=pytest.mark.slow),
-    ],
-)
-def test_every_method_trains(method, tmp_path):
-    assert train.main([f"{DIGITS}:{method}", *SMALL, "--config.epochs=1", f"--workdir={tmp_path}"]) == 0
-    line = records(tmp_path)[0]
-    crosses = sum(value for name, value in line.items() if name.startswith("cross_entropy/"))
-    taught = {
-        "ds": [],
-        "baseline": [],
-        "top_down": ["main->branch1", "main->branch2", "branch2->branch1"],
-        "bottom_up": ["branch1->main", "branch2->main", "branch1->branch2"],
-    }[method]
-    assert line["loss"] == pytest.approx(crosses + sum(line[f"kl/{pair}"] for pair in taught), rel=1e-4)
-    assert ("error/branch1" in line) == (method != "baseline")
-
-
-def test_divergence_names_step_and_terms_and_writes_no_weights(tmp_path, capsys):
-    status = run(
-        tmp_path / "run",
-        "--config.optimizer.learning_rate=1e30",
-        "--config.optimizer.warmup_epochs=0",
-        "--config.data.batch_size=20",
-    )
-    assert status == 2
-    error = capsys.readouterr().err
-    assert re.search(r"diverged at step [2-5] \(epoch 1\): .*cross_entropy/main = (nan|inf)", error)
-    assert error.count("\n") == 1
-    assert "optimizer.learning_rate" in error
-    assert not (tmp_path / "run" / "weights").exists()
 
 
 def test_weights_saved_on_four_devices_load_on_one(tmp_path):
@@ -226,10 +185,3 @@ def test_every_shipped_config_is_complete(config):
         assert loaded.method == method
         # The published values of the method are every config's defaults.
         assert dict(loaded.synergy) == {"alpha": 1.0, "temperature": 1.0, "epsilon": 1e-8}
-
-
-def test_a_folder_of_own_images_trains(image_folder, tmp_path):
-    assert train_on(image_folder, tmp_path / "run") == 0
-    assert math.isfinite(records(tmp_path / "run")[0]["loss"])
-    metadata = json.loads((tmp_path / "run" / "weights" / "metadata.json").read_text())
-    assert metadata["class_names"] == ["a", "b"]
