@@ -253,6 +253,7 @@ def test_a_workdir_with_other_files_is_refused_and_left_alone(config_json, tmp_p
     assert (tmp_path / "weights" / "precious.npz").read_text() == "do not lose"
 
 
+@pytest.mark.usefixtures("tiny_model")
 def test_other_data_in_the_workdir_of_a_run_are_refused(image_folder, tmp_path, capsys):
     assert train_on(image_folder, tmp_path / "run") == 0
     shutil.copy(image_folder / "train/a/1.png", image_folder / "train/a/3.png")
