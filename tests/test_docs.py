@@ -8,6 +8,7 @@ import convert_pytorch
 import pytest
 
 from dks_jax import evaluate, predict, train
+from runs import SMALL
 
 PROGRAMS = {
     "train": train.main,
@@ -41,12 +42,7 @@ def test_examples_run_in_order(page, tmp_path, monkeypatch, capsys):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     if page.stem == "README":
         # It speaks of the run at its beginning, which takes minutes.
-        arguments = [
-            "--config=configs/digits_wrn.py",
-            "--config.epochs=1",
-            "--config.data.train_per_class=10",
-        ]
-        assert train.main(arguments) == 0
+        assert train.main(["--config=configs/digits_wrn.py", *SMALL]) == 0
     names, everything = {"__name__": "example"}, ""
     for language, text in examples(page):
         capsys.readouterr()
