@@ -220,7 +220,11 @@ def test_smoothing_shows_in_the_loss_terms(dks_task_and_run):
 
 
 @pytest.mark.parametrize(
-    ("method", "pairs"), [("ds", reference.DS_PAIRS), ("top_down", reference.TOP_DOWN_PAIRS)]
+    ("method", "pairs"),
+    [
+        ("top_down", reference.TOP_DOWN_PAIRS),
+        pytest.param("ds", reference.DS_PAIRS, marks=pytest.mark.slow),
+    ],
 )
 def test_other_methods_train_as_torch_does(x64, method: str, pairs: tuple):
     # 2 epochs of 2 steps, a drop between them.
