@@ -66,11 +66,17 @@ def cut(feed, *lengths):
         first += length
 
 
-def test_a_loop_of_steps_equals_single_calls():
+# With the last batch, a smaller one, both are compiled for two sizes.
+@pytest.mark.parametrize(("drop_last", "steps"), [(True, 3), pytest.param(False, 4, marks=pytest.mark.slow)])
+def test_a_loop_of_steps_equals_single_calls(drop_last, steps):
+    def train(batches_per_call):
+        devices = Devices(batches_per_call=batches_per_call)
+        return run_epoch(*setting(devices, dtype=jnp.float64, drop_last=drop_last)[:3])
+
     with jax.enable_x64(True):
-        looped, history = run_epoch(*setting(Devices(batches_per_call=8), dtype=jnp.float64)[:3])
-        single, expected = run_epoch(*setting(Devices(batches_per_call=1), dtype=jnp.float64)[:3])
-    assert int(looped.step) == 4
+        looped, history = train(batches_per_call=8)
+        single, expected = train(batches_per_call=1)
+    assert int(looped.step) == steps
     for name, value in numbers(single).items():
         np.testing.assert_allclose(numbers(looped)[name], value, rtol=1e-9, atol=1e-11)
     for name, value in expected.items():
@@ -187,7 +193,8 @@ np.savez(sys.argv[2], devices=jax.device_count(), loss=history["loss"], **number
 """
 
 
-@pytest.mark.parametrize("norm_groups", [1, 4])
+# With groups test_hosts.py compares them too.
+@pytest.mark.parametrize("norm_groups", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_four_devices_match_one(tmp_path, norm_groups):
     results = []
     for count in (1, 4):
