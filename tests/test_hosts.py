@@ -151,9 +151,9 @@ with hosts.job(hosts.membership(None, None, None)):
     from test_steps import numbers, run_epoch, setting
     from dks_jax.checkpoint import Checkpoints
     from dks_jax.steps import Devices
-    root, own, others = Path(sys.argv[2]), sys.argv[3], sys.argv[4:]
+    root, own, others = Path(sys.argv[2]), sys.argv[3], sys.argv[5:]
     steps, state, feed, _ = setting(Devices(), drop_last=True)
-    if not others:
+    if sys.argv[4] == "save":
         state, _ = run_epoch(steps, state, feed)
         checkpoints = Checkpoints(root / own / "checkpoints")
         checkpoints.save(3, state, {"epoch": 1})
@@ -175,15 +175,28 @@ with hosts.job(hosts.membership(None, None, None)):
 """
 
 
-def test_checkpoints_of_one_device_four_devices_and_two_processes_restore_on_each_other(tmp_path):
-    topologies = {"1": (1, 1), "4": (1, 4), "2x2": (2, 2)}
-    for others in ([], [*topologies]):
-        for name, (processes, devices) in topologies.items():
-            folder = tmp_path / name
-            folder.mkdir(exist_ok=True)
-            job = Job(folder, processes, devices, "-c", CHECKPOINT_PROGRAM, TESTS, tmp_path, name, *others)
-            statuses, outputs = job.wait()
-            assert statuses == [0] * processes, outputs
+TOPOLOGIES = {"1": (1, 1), "4": (1, 4), "2x2": (2, 2)}
+
+
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        [("1", "save", []), ("2x2", "save", ["1"]), ("1", "keep", ["2x2"])],
+        pytest.param(
+            [(name, "save", []) for name in TOPOLOGIES] + [(name, "keep", [*TOPOLOGIES]) for name in TOPOLOGIES],
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["there and back", "all on all"],
+)
+def test_checkpoints_of_one_device_and_of_several_processes_restore_on_each_other(tmp_path, jobs):
+    for name, action, others in jobs:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        processes, devices = TOPOLOGIES[name]
+        arguments = [TESTS, tmp_path, name, action, *others]
+        statuses, outputs = Job(folder, processes, devices, "-c", CHECKPOINT_PROGRAM, *arguments).wait()
+        assert statuses == [0] * processes, outputs
 
 
 @pytest.mark.slow
