@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from comparison import assert_same_bits
-from dks_jax import configuration, models
+from dks_jax import configuration, models, train
 from dks_jax.supervision import backbone_only
 from runs import CONFIGS, last_checkpoint, records, whole_checkpoints, without_speed
 
@@ -40,12 +40,12 @@ class Settings(NamedTuple):
 
 
 def command(folder, workdir, settings):
-    """Without random crops, which would take many more epochs to learn by heart."""
+    """Arguments of a training without random crops, which would take many more epochs to learn by heart."""
     _, size, batch_size, learning_rate, epochs, _ = settings
     fields = ["source=folder", f"root={folder}", f"image_size={size}", f"batch_size={batch_size}"]
     fields += ["random_resized_crop=False", "flip=False"]
     return [
-        *(sys.executable, "-m", "dks_jax.train", "--config", str(CONFIGS / "imagenet_resnet18.py")),
+        *("--config", str(CONFIGS / "imagenet_resnet18.py")),
         *(f"--config.data.{field}" for field in fields),
         f"--config.epochs={epochs}",
         f"--config.optimizer.drop_epochs=({epochs * 2 // 3},)",
@@ -59,22 +59,26 @@ def command(folder, workdir, settings):
     "settings",
     [
         # One that is on the way there: guessing gives 90 %.
-        Settings(10, 80, 5, 0.003, 6, error=60.0),
+        Settings(10, 32, 5, 0.003, 4, error=60.0),
         pytest.param(Settings(50, 96, 25, 0.02, 18, error=0.0), marks=pytest.mark.slow),
     ],
 )
-def test_resnet18_learns_photographs_by_heart_and_a_killed_run_ends_as_an_unbroken_one(settings, tmp_path):
+def test_resnet18_learns_photographs_by_heart_and_a_killed_run_ends_as_an_unbroken_one(
+    settings, tmp_path, capsys
+):
     if not PHOTOGRAPHS:
         pytest.skip("the environment variable DKS_TEST_DATA names no folder of images")
     folder = photographs(tmp_path / "images", settings.count)
     runs = {name: command(folder, tmp_path / name, settings) for name in ("whole", "killed")}
-    subprocess.run(runs["whole"], check=True, capture_output=True)
+    assert train.main(runs["whole"]) == 0
     errors = [record["error"] for record in records(tmp_path / "whole") if record["split"] == "train"]
     print("train errors by epoch, %:", *errors)
     assert errors[-1] <= settings.error
     # Killed within an epoch, some way on, by checkpoints every few steps, wherever the epochs end.
-    saving = [*runs["killed"], "--config.checkpoint_every_minutes=0.03"]
-    process = subprocess.Popen(saving, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    program = [sys.executable, "-m", "dks_jax.train", "--config.checkpoint_every_minutes=0.03"]
+    process = subprocess.Popen(
+        [*program, *runs["killed"]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     steps = settings.count // settings.batch_size
     try:
         while not any(step > 1 and step % steps for step in whole_checkpoints(tmp_path / "killed")):
@@ -83,8 +87,9 @@ def test_resnet18_learns_photographs_by_heart_and_a_killed_run_ends_as_an_unbrok
     finally:
         process.kill()
         process.wait()
-    resumed = subprocess.run(runs["killed"], check=True, capture_output=True, text=True)
-    assert f" of {settings.epochs} epochs and " in resumed.stdout
+    capsys.readouterr()
+    assert train.main(runs["killed"]) == 0
+    assert f" of {settings.epochs} epochs and " in capsys.readouterr().out
     assert_same_bits(last_checkpoint(tmp_path / "killed"), last_checkpoint(tmp_path / "whole"))
     lines, expected = ([without_speed(r) for r in records(tmp_path / name)] for name in ("killed", "whole"))
     assert lines == expected
