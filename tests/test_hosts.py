@@ -183,7 +183,8 @@ TOPOLOGIES = {"1": (1, 1), "4": (1, 4), "2x2": (2, 2)}
     [
         [("1", "save", []), ("2x2", "save", ["1"]), ("1", "keep", ["2x2"])],
         pytest.param(
-            [(name, "save", []) for name in TOPOLOGIES] + [(name, "keep", [*TOPOLOGIES]) for name in TOPOLOGIES],
+            [(name, "save", []) for name in TOPOLOGIES]
+            + [(name, "keep", [*TOPOLOGIES]) for name in TOPOLOGIES],
             marks=pytest.mark.slow,
         ),
     ],
