@@ -21,7 +21,6 @@ from runs import (
     CONFIGS,
     DIGITS,
     FOUR_DEVICES,
-    SMALL,
     last_checkpoint,
     records,
     run,
