@@ -75,7 +75,7 @@ def memory(block, *, remat):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("block", [wide_block, bottleneck])
+@pytest.mark.parametrize("block", [wide_block, pytest.param(bottleneck, marks=pytest.mark.slow)])
 def test_a_step_takes_less_memory(block):
     kept, recomputed = memory(block, remat=False), memory(block, remat=True)
     print(f"{kept / 1e6:.1f} MB kept, {recomputed / 1e6:.1f} MB recomputed")
