@@ -26,13 +26,13 @@ def cifar10(tmp_path):
 
 
 def test_the_loss_falls_on_real_images(cifar10, tmp_path):
-    # 200 images in 5 steps an epoch: too few to classify well, enough to learn something from.
+    # 200 images in 10 steps an epoch: too few to classify well, enough to learn something from.
     arguments = [
         f"--config={CONFIGS / 'cifar10_small.py'}",
         f"--config.data.root={cifar10}",
         f"--workdir={tmp_path / 'run'}",
     ]
-    fields = ["data.train_per_class=20", "data.test_per_class=4", "data.batch_size=40", "epochs=5"]
+    fields = ["data.train_per_class=20", "data.test_per_class=4", "data.batch_size=20", "epochs=3"]
     assert train.main(arguments + [f"--config.{field}" for field in fields]) == 0
     training = [line for line in records(tmp_path / "run") if line["split"] == "train"]
     assert training[-1]["loss"] < 0.9 * training[0]["loss"]
