@@ -4,8 +4,6 @@ Accelerators take XLA's convolution as it is. On a CPU it is slow where the kern
 derivatives are concerned; what is here instead, and what each part brings, is in docs/performance.md.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -16,10 +14,6 @@ from dks_jax.winograd import winograd
 CPU_COMPILER_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 # From this many channels on Winograd's transformations cost less than the multiplications they save.
 WINOGRAD_CHANNELS = 128
-# Up to this many channels the kernel's gradient is faster as a matrix product.
-NARROW = 64
-# Images that the matrix product takes at a time, so that their copies stay in the cache.
-CHUNK = 4
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -109,42 +103,20 @@ def _image_gradient_by_parity(x: jax.Array, kernel: jax.Array, g: jax.Array) -> 
 
 
 def kernel_gradient(x: jax.Array, kernel: jax.Array, stride: int, g: jax.Array) -> jax.Array:
-    """The derivative with respect to the kernel, given that with respect to the output."""
-    size, _, *channels = kernel.shape
+    """The derivative with respect to the kernel, given that with respect to the output.
+
+    A convolution of x, its images as channels, with g, its images as input channels of a kernel.
+    """
+    size = kernel.shape[0]
     if size == 1:
         return jnp.einsum("nhwc,nhwo->co", x[:, ::stride, ::stride], g)[None, None]
-    if stride == 1 and max(channels) <= NARROW:
-        return _kernel_gradient_by_product(x, size, g)
-    return _kernel_gradient_by_convolution(x, size, stride, g)
-
-
-def _kernel_gradient_by_product(x: jax.Array, size: int, g: jax.Array) -> jax.Array:
-    """One matrix product of x beside its shifts along a row and of g beside its shifts along a column."""
-    batch, _, width, channels = x.shape
-    chunk, border, pad = math.gcd(batch, CHUNK), (size - 1, size - 1), (size // 2, size // 2)
-
-    def add(total, both):
-        x, g = both
-        x, g = jnp.pad(x, ((0, 0), pad, pad, (0, 0))), jnp.pad(g, ((0, 0), border, (0, 0), (0, 0)))
-        xs = [lax.slice_in_dim(x, i, i + width, axis=2) for i in range(size)]
-        gs = [lax.slice_in_dim(g, size - 1 - i, size - 1 - i + x.shape[1], axis=1) for i in range(size)]
-        xs, gs = (jnp.concatenate(shifts, axis=-1) for shifts in (xs, gs))
-        return total + jnp.einsum("nhwc,nhwo->co", xs, gs), None
-
-    total = jnp.zeros((size * channels, size * g.shape[3]), x.dtype)
-    chunks = tuple(a.reshape(-1, chunk, *a.shape[1:]) for a in (x, g))
-    return lax.scan(add, total, chunks)[0].reshape(size, channels, size, -1).transpose(2, 0, 1, 3)
-
-
-def _kernel_gradient_by_convolution(x: jax.Array, size: int, stride: int, g: jax.Array) -> jax.Array:
-    """A convolution of x, its images as channels, with g, its images as input channels of a kernel."""
 
     def transpose(x, g):
         return x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)
 
     # XLA would fuse what x is computed from into its transposition and compute it again there, number by
     # number in an order that misses the cache: nothing is fused into a condition, whichever way it goes.
-    images, kernel = lax.cond(g[0, 0, 0, 0] > 0, transpose, transpose, x, g)
+    images, kernels = lax.cond(g[0, 0, 0, 0] > 0, transpose, transpose, x, g)
     pad = size // 2
     padding = [(pad, (g.shape[i] - 1) * stride + size - pad - x.shape[i]) for i in (1, 2)]
-    return _convolution(images, kernel, padding, dilation=stride).transpose(1, 2, 0, 3)
+    return _convolution(images, kernels, padding, dilation=stride).transpose(1, 2, 0, 3)
