@@ -1,13 +1,21 @@
-"""Normalisation of a batch by its own statistics, with a derivative in closed form."""
+"""Batch normalisation by given statistics, and by those of the batch with a derivative in closed form."""
 
 import jax
 import jax.numpy as jnp
 
 
+def normalise_by(
+    x: jax.Array, mean: jax.Array, var: jax.Array, *, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> jax.Array:
+    """(x - mean) / sqrt(var + epsilon) * scale + bias, computed in float32 or wider, in the type of x."""
+    y = (_widen(x) - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias
+    return y.astype(x.dtype)
+
+
 def normalise_batch(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(x - mean) / sqrt(var + epsilon) * scale + bias, per group and channel, and the mean and the variance.
+    """x normalised by its own mean and variance per group and channel, and these two.
 
     The derivative takes two sums over the batch and keeps x alone, in its own type: what automatic
     differentiation makes of it takes four. It has no forward mode.
@@ -35,14 +43,13 @@ def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float):
     mean = jnp.mean(wide, axis=1, keepdims=True)
     # In two passes: E[x^2] - E[x]^2 loses digits.
     var = jnp.mean(jnp.square(wide - mean), axis=1, keepdims=True)
-    inverse_std = jax.lax.rsqrt(var + epsilon)
-    y = (wide - mean) * (inverse_std * scale) + bias
-    return (y.astype(x.dtype), mean, var), (x, mean, inverse_std, scale, bias)
+    y = normalise_by(x, mean, var, scale=scale, bias=bias, epsilon=epsilon)
+    return (y, mean, var), (x, mean, var, scale, bias)
 
 
 def _backward(epsilon: float, residuals, gradients):
-    del epsilon
-    x, mean, inverse_std, scale, bias = residuals
+    x, mean, var, scale, bias = residuals
+    inverse_std = jax.lax.rsqrt(var + epsilon)
     g = _widen(gradients[0])
     normalised = (_widen(x) - mean) * inverse_std
     of_bias = jnp.sum(g, axis=1, keepdims=True)

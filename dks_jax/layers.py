@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
-from dks_jax.batch_norm import normalise_batch
+from dks_jax.batch_norm import normalise_batch, normalise_by
 from dks_jax.convolution import convolve
 from dks_jax.errors import InputError
 
@@ -121,12 +121,10 @@ class BatchNorm(nnx.Module):
         self.use_running_average = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self._by_running_average(x) if self.use_running_average else self._by_batch(x)
-
-    def _by_running_average(self, x: jax.Array) -> jax.Array:
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        factor = jax.lax.rsqrt(self.var[...] + self.epsilon) * self.scale[...]
-        return ((wide - self.mean[...]) * factor + self.bias[...]).astype(x.dtype)
+        if not self.use_running_average:
+            return self._by_batch(x)
+        mean, var, scale, bias = (v[...] for v in (self.mean, self.var, self.scale, self.bias))
+        return normalise_by(x, mean, var, scale=scale, bias=bias, epsilon=self.epsilon)
 
     def _by_batch(self, x: jax.Array) -> jax.Array:
         if x.shape[0] % self.norm_groups:

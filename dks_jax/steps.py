@@ -57,10 +57,10 @@ class Devices:
     ) -> None:
         devices = jax.devices() if devices is None else devices
         self.count = len(devices)
-        on_cpu = devices[0].platform == "cpu"
-        default = 1 if on_cpu else 1024
+        self.on_cpu = devices[0].platform == "cpu"
+        default = 1 if self.on_cpu else 1024
         self.compiler_options = {
-            **(CPU_COMPILER_OPTIONS if on_cpu else {}),
+            **(CPU_COMPILER_OPTIONS if self.on_cpu else {}),
             **(DETERMINISTIC if deterministic else {}),
         }
         self.batches_per_call = default if batches_per_call is None else batches_per_call
@@ -129,7 +129,7 @@ class Steps:
         self._devices = devices
         compiled = partial(jax.jit, static_argnames=("feed", "batch_size"))
         options = devices.compiler_options
-        keep = KEEP_BARRIERS if remat and jax.default_backend() == "cpu" else {}
+        keep = KEEP_BARRIERS if remat and devices.on_cpu else {}
         self._train = compiled(self._train_chunk, donate_argnums=0, compiler_options=options | keep)
         self._evaluate = compiled(self._evaluate_chunk, compiler_options=options)
 

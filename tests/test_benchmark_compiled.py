@@ -113,6 +113,17 @@ def test_gpus_without_what_compiles_for_them_are_one_sentence(capsys, monkeypatc
     assert error.endswith("(topology not implemented for cuda).\n")
 
 
+def test_an_unknown_method_is_refused(capsys):
+    assert benchmark.main(["compiled", f"--config={CONFIG}:typo"]) == 2
+    assert "`method` must be one of dks, ds, baseline" in capsys.readouterr().err
+
+
+def test_a_batch_that_the_gpus_cannot_divide_is_refused(capsys, monkeypatch):
+    monkeypatch.setattr(compiled, "gpus", lambda count: [None] * count)
+    assert benchmark.main(["compiled", f"--config={CONFIG}", "--gpus=3"]) == 2
+    assert "`--batch_size` must be a multiple of the devices, 3; got 128." in capsys.readouterr().err
+
+
 def test_a_number_of_gpus_below_one_is_refused(capsys):
     assert benchmark.main(["compiled", f"--config={CONFIG}", "--gpus=0"]) == 2
     assert "`--gpus` must be 1 or more; got 0." in capsys.readouterr().err

@@ -19,7 +19,6 @@ from benchmarks import our_training
 from benchmarks.hlo import parse, step_of
 from benchmarks.measuring import require_positive
 from benchmarks.train_step import add_sizes, describe, overrides
-from dks_jax import models
 from dks_jax.errors import InputError, first_line
 from dks_jax.steps import Devices
 from dks_jax.tables import markdown_table
@@ -57,8 +56,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     replaced = overrides(options) | {"precision": "bfloat16" if options.bfloat16 else "float32"}
     given = {"config": options.config, "overrides": replaced}
     setting = our_training.load({**given, "classes": options.classes, "classifiers": None, "steps": 1})
-    models.check(setting.config.model)
     devices = jax.devices() if options.gpus is None else gpus(options.gpus)
+    batch_size = setting.config.data.batch_size
+    if batch_size % len(devices):
+        raise InputError(
+            f"`--batch_size` must be a multiple of the devices, {len(devices)}; got {batch_size}."
+        )
     compiled = _compile(setting, devices)
     memory, text = compiled.memory_analysis(), compiled.as_text()
     assert memory
@@ -94,7 +97,8 @@ def _compile(setting: our_training.Setting, devices: Sequence[Any]) -> Compiled:
     # What our convolution goes by; the devices at hand are CPUs where those compiled for are not.
     there = {"default_backend": lambda: devices[0].platform, "device_count": lambda: len(devices)}
     with mock.patch.multiple(jax, **there):
-        return our_training.lower(setting, AbsentDevices(devices=devices)).compile()
+        prepared = our_training.prepare(setting, AbsentDevices(devices=devices))
+        return our_training.lower(*prepared).compile()
 
 
 def show(result: Mapping[str, Any]) -> str:

@@ -15,7 +15,6 @@ from typing import Any
 from benchmarks import our_training
 from benchmarks.measuring import measure_rounds, require_positive, spread
 from benchmarks.workers import Worker
-from dks_jax import models
 from dks_jax.errors import InputError
 from dks_jax.synergy import METHODS
 from dks_jax.tables import markdown_table
@@ -92,8 +91,7 @@ def _worker_options(options: argparse.Namespace, case: Mapping[str, int]) -> dic
 def _check(options: argparse.Namespace, case: Mapping[str, int]) -> None:
     """Raises InputError for a case that cannot be, before the first of them is measured."""
     setting = our_training.load(_worker_options(options, case))
-    models.check(setting.config.model)
-    if setting.config.method not in METHODS or setting.config.method == "baseline":
+    if setting.config.method == "baseline":
         methods = [method for method in METHODS if method != "baseline"]
         raise InputError(
             f"`method` must be one of {', '.join(methods)}; got {setting.config.method!r}: --classifiers 1 "

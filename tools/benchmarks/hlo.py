@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
-WIDTHS = {"pred": 1, "bf16": 2, "f16": 2}
 LAYOUT = {"transpose", "copy", "reshape", "bitcast", "convert", "parameter"}
 # They take no time of their own; what is done elsewhere is counted where it starts.
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional"}
@@ -123,5 +122,5 @@ def size_of(shape: str) -> int:
 
 
 def _width(kind: str) -> int:
-    digits = re.sub(r"\D", "", kind)
-    return WIDTHS.get(kind) or max(1, int(digits or 0) // 8)
+    """Bytes of a number; one without bits in its name, pred, takes one."""
+    return max(1, int(re.sub(r"\D", "", kind) or 0) // 8)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.stages import Lowered
 
 from benchmarks.serving import Requests, peak_memory, serve
 from dks_jax import configuration, models, optim
@@ -18,7 +19,7 @@ from dks_jax.data.resident import EvaluationFeed, TrainingFeed
 from dks_jax.errors import InputError
 from dks_jax.experiment import computing_dtype
 from dks_jax.macs import count_macs
-from dks_jax.steps import Devices, Forward, Steps
+from dks_jax.steps import Devices, Forward, Steps, TrainState
 from dks_jax.supervision import DeeplySupervised
 from dks_jax.synergy import METHODS, objective
 
@@ -61,6 +62,10 @@ def load(options: Mapping[str, Any]) -> Setting:
     """
     learning_rate = {"optimizer.learning_rate": str(LEARNING_RATE)}
     config = configuration.load(options["config"], options["overrides"] | learning_rate)
+    if config.method not in METHODS:
+        raise InputError(f"`method` must be one of {', '.join(METHODS)}; got {config.method!r}.")
+    models.check(config.model)
+    optim.check(config.optimizer, config.epochs)
     return Setting(config, options["classes"], options["classifiers"], options["steps"])
 
 
@@ -105,11 +110,7 @@ def build(options: Mapping[str, Any]) -> Requests:
     dtype = computing_dtype(config.precision)
     batch_size = config.data.batch_size
     devices = Devices()
-    preparation = _preparation(setting)
-    feed = TrainingFeed(draw(setting), preparation, setting.epochs, devices)
-    arrays = next(feed.chunks(0)).arrays
-    steps = _steps(setting, devices)
-    state = steps.initial_state()
+    steps, state, feed, arrays = prepare(setting, devices)
     per_call = min(setting.steps, devices.batches_per_call)
 
     def losses(count: int) -> list[float]:
@@ -136,7 +137,7 @@ def build(options: Mapping[str, Any]) -> Requests:
 
     def flops() -> float:
         # Before XLA optimises it: afterwards some convolutions are calls of libraries, which it cannot count.
-        return cast(dict[str, float], lower(setting, devices).cost_analysis())["flops"]
+        return cast(dict[str, float], lower(steps, state, feed, arrays).cost_analysis())["flops"]
 
     def macs() -> int:
         network = build_network(setting)
@@ -147,7 +148,7 @@ def build(options: Mapping[str, Any]) -> Requests:
     @cache
     def evaluation() -> tuple[Forward, EvaluationFeed]:
         single = Devices(batches_per_call=1)
-        held_out = EvaluationFeed(draw(setting), preparation, batch_size=batch_size, devices=single)
+        held_out = EvaluationFeed(draw(setting), feed.preparation, batch_size=batch_size, devices=single)
         return Forward(build_network(setting).drop_branches(), single), held_out
 
     def forward() -> None:
@@ -177,20 +178,20 @@ def build(options: Mapping[str, Any]) -> Requests:
     }
 
 
-def lower(setting: Setting, devices: Devices) -> jax.stages.Lowered:
-    """The training step before XLA has compiled it; all batches of a chunk in a loop, on accelerators."""
-    feed = TrainingFeed(draw(setting), _preparation(setting), setting.epochs, devices)
-    chunk = next(feed.chunks(0))
-    steps = _steps(setting, devices)
-    state, batch_size = steps.initial_state(), chunk.batch_size
-    return steps._train.lower(state, chunk.arrays, 0, 1, feed=feed, batch_size=batch_size)
-
-
-def _preparation(setting: Setting) -> Preparation:
-    """Not augmented, since the other side does not either."""
+def prepare(setting: Setting, devices: Devices) -> tuple[Steps, TrainState, TrainingFeed, Any]:
+    """The compiled steps, the state before them, the feed and the arrays of its chunks."""
     config = setting.config
     dtype = computing_dtype(config.precision)
-    return Preparation(tuple(config.data.mean), tuple(config.data.std), dtype=dtype)
+    # Not augmented, since the other side does not either.
+    preparation = Preparation(tuple(config.data.mean), tuple(config.data.std), dtype=dtype)
+    feed = TrainingFeed(draw(setting), preparation, setting.epochs, devices)
+    steps = _steps(setting, devices)
+    return steps, steps.initial_state(), feed, next(feed.chunks(0)).arrays
+
+
+def lower(steps: Steps, state: TrainState, feed: TrainingFeed, arrays: Any) -> Lowered:
+    """The training step before XLA has compiled it; all batches of a chunk in a loop, on accelerators."""
+    return steps._train.lower(state, arrays, 0, 1, feed=feed, batch_size=feed.epochs.batch_size)
 
 
 def _steps(setting: Setting, devices: Devices) -> Steps:

@@ -170,10 +170,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def _check(setting: Setting, original: Path | None) -> None:
     """Raises InputError where the other side cannot train the same."""
     config = setting.config
-    models.check(config.model)
-    optim.check(config.optimizer, config.epochs)
-    if config.method not in METHODS:
-        raise InputError(f"`method` must be one of {', '.join(METHODS)}; got {config.method!r}.")
     if config.model.get("dropout"):
         raise InputError(
             f"`model.dropout` must be 0, since no two sides drop the same; got {config.model.dropout}."
