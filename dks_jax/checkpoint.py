@@ -6,6 +6,7 @@ loop needs besides the state; "files", the checksums of the others; "checksum", 
 
 import contextlib
 import json
+import os
 import re
 import zlib
 from collections.abc import Mapping
@@ -208,5 +209,5 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     text = first_line(error)
-    system_error = re.search(r"([^:]+) \[os_error_code", text)
-    return system_error[1].strip() if system_error else text[:300].rstrip(".")
+    system_error = re.search(r"\[os_error_code='(\d+)'\]", text)
+    return os.strerror(int(system_error[1])) if system_error else text[:300].rstrip(".")

@@ -7,6 +7,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from dks_jax.checkpoint import Checkpoints
@@ -185,3 +186,21 @@ def test_an_error_of_the_system_is_not_taken_for_damage(saved, tmp_path, monkeyp
         restore(tmp_path / "copy")
     monkeypatch.undo()
     assert_is(restore(tmp_path / "copy"), 7)
+
+
+@pytest.mark.parametrize(
+    "appended",
+    ["[os_error_code='28']", "[tensorstore_spec='{\\\"limit\\\":[128]}'] [os_error_code='28'] [path='/x']"],
+)
+def test_the_reason_of_a_failed_write_is_the_systems_whatever_tensorstore_appends(
+    tmp_path, monkeypatch, appended
+):
+    def failing(_):
+        raise ValueError(f'RESOURCE_EXHAUSTED: Error writing "a/0.0": Failed to write: Full {appended}')
+
+    checkpoints = Checkpoints(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.AsyncCheckpointer, "check_for_errors", failing)
+        with pytest.raises(InputError, match=r"\(No space left on device; there is none before\)"):
+            checkpoints.check()
+    checkpoints.close()
