@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.measuring import OURS, measure_rounds, num_cores, require_positive, spread
 from dks_jax.errors import InputError
+from dks_jax.steps import Devices
 from dks_jax.synergy import all_pairs, objective
 from dks_jax.tables import markdown_table
 
@@ -90,10 +91,13 @@ def draw(classifiers: int, batch: int, classes: int) -> tuple[np.ndarray, np.nda
 
 
 def ours(logits: np.ndarray, labels: np.ndarray) -> Callable[[], tuple[jax.Array, jax.Array]]:
-    """A function that computes the loss of DKS and its gradient [classifier, batch, class]."""
+    """A function that computes the loss of DKS and its gradient [classifier, batch, class].
+
+    Compiled as a training step is.
+    """
     teaches = all_pairs(len(logits))
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=Devices().compiler_options)
     @jax.value_and_grad
     def loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
         return objective(logits, labels, teaches, epsilon=EPSILON)[0]
