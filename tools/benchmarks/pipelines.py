@@ -9,7 +9,7 @@ images of CIFAR's size that are in memory or streamed, beside the same network o
 import argparse
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -234,15 +234,17 @@ def stored(paths: Sequence[Path], view: View) -> StoredSplit:
     return StoredSplit(len(paths), view.shape, 0, read)
 
 
-@partial(jax.jit, static_argnums=(0, 3))
-def _prepare(feed: Feed, arrays: Any, index: jax.Array, batch_size: int) -> Batch:
-    return feed.batch(arrays, index, batch_size)
+@cache
+def _compiled(feed: Feed) -> Callable[[Any, int, int], Batch]:
+    """`feed.batch`, compiled as it is within a training step."""
+    return jax.jit(feed.batch, static_argnums=2, compiler_options=Devices().compiler_options)
 
 
 def batches(feed: Feed) -> Iterator[Batch]:
     """The normalised batches of an epoch, each computed before the next one is begun."""
+    prepare = _compiled(feed)
     for chunk in feed.chunks(0):
-        yield jax.block_until_ready(_prepare(feed, chunk.arrays, chunk.first, chunk.batch_size))
+        yield jax.block_until_ready(prepare(chunk.arrays, chunk.first, chunk.batch_size))
 
 
 def work_off(feed: Feed) -> None:
