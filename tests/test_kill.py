@@ -100,14 +100,12 @@ def kill_and_compare(unbroken, folder, seed):
     unbroken, seconds = unbroken
     folder.mkdir()
     draw, workdir, output = random.Random(seed), folder / "run", folder / "output.txt"
-    kills, last = [], 0
+    kills = []
     for _ in range(draw.randint(2, 4)):
-        before = last
+        before = kills[-1].step if kills else 0
         kill = kill_once(workdir, output, draw, seconds)
         if kill is None:
-            last = 4 * STEPS_PER_EPOCH
             break
-        last = kill.step
         text = output.read_text()
         if "epochs of" in text and kills:
             assert resumed_step(text) == before, text
@@ -116,7 +114,7 @@ def kill_and_compare(unbroken, folder, seed):
     process = start(workdir, output)
     assert process.wait() == 0, output.read_text()
     # Work was not started over: the last start went on from the last whole checkpoint.
-    assert resumed_step(output.read_text()) == last
+    assert resumed_step(output.read_text()) == (kill.step if kill else 4 * STEPS_PER_EPOCH)
     assert_same_bits(last_checkpoint(workdir), last_checkpoint(unbroken))
     lines, expected = ([without_speed(line) for line in records(run)] for run in (workdir, unbroken))
     assert lines == expected
