@@ -1,88 +1,22 @@
-"""ResNet-152 on ImageNet (ILSVRC 2012) with the branches of DKS (CVPR 2019, arXiv:1906.00675).
+"""ResNet-152 on ImageNet by the recipe and the commands of configs/imagenet_resnet50.py, and colour jitter.
 
-    python -m dks_jax.train --config configs/imagenet_resnet152.py[:ds or :baseline] --config.data.root=DIR
-    python -m dks_jax.evaluate --config configs/imagenet_resnet152.py --weights PATH --config.data.root=DIR
-
-DIR is the data_dir of tfds, where tools/prepare_dataset.py has put imagenet2012; empty for its default. With
---config.data.source=folder it is a folder of DIR/train/<class>/ and DIR/val/<class>/.
-
-Reported single-crop errors, top-1 / top-5, % (README of github.com/sundw2014/DKS): baseline 22.45 / 5.94,
-DKS 20.98 / 5.28. Deep supervision 21.99 top-1 (second-hand). README of DHM, deep supervision -> DHM:
-21.60 -> 20.81 top-1.
-
-These are the published figures; this config has not been run to its end here.
-
-Recipe: the release of DKS cannot train on ImageNet, and states no learning rate, batch size, weight decay or
-crop. These are of DHM, by the same branches (CVPR 2020, arXiv:2003.10739, github.com/d-li14/DHM): batch 256,
-learning rate 0.1, momentum 0.9, weight decay 1e-4 on every trainable tensor, random-resized crop and flip,
-Kaiming fan-out initialisation. Length and drops are read off the training curves of DKS, 500,000 iterations
-with drops at 150,000, 300,000 and 450,000: 100 epochs, x 0.1 after 30, 60 and 90. Its synergy loss is the one
-of CIFAR. `dks` is the preprocessing of the released evaluation; torchvision's is `standard`.
+Reported single-crop errors, top-1 / top-5, % (README of github.com/sundw2014/DKS): baseline 22.45 / 5.94, DKS
+20.98 / 5.28; deep supervision 21.99 top-1 (second-hand). README of github.com/d-li14/DHM: deep supervision
+21.60, DHM 20.81 top-1. This config has not been run to its end here.
 
 For this network the authors of DKS used "stronger data augmentation", which the release does not specify.
 Here it is `color_jitter`: brightness, contrast and saturation, each changed by up to 40 %, in random order,
-as the ResNet training code of Facebook did (github.com/facebookarchive/fb.resnet.torch, without its
-lighting noise). --config.data.color_jitter=0 leaves it out.
-
-The last, partial batch of an epoch is left out, so that any number of devices that divides 256 can train.
-Methods: dks, ds, baseline, top_down, bottom_up.
+as the ResNet training code of Facebook did (github.com/facebookarchive/fb.resnet.torch, without its lighting
+noise). --config.data.color_jitter=0 leaves it out.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config(method: str = "dks") -> ConfigDict:
+    data = {"source": "tfds", "name": "imagenet2012", "streamed": True, "random_resized_crop": True}
+    data |= {"preprocessing": "dks", "batch_size": 256, "drop_last": True, "color_jitter": 0.4}
+    optimizer = {"schedule": "step", "weight_decay": 1e-4, "drop_epochs": (31, 61, 91), "drop_factor": 0.1}
     return ConfigDict(
-        {
-            "method": method,
-            "seed": 0,
-            "epochs": 100,
-            "precision": "float32",
-            "deterministic": False,
-            "remat": False,
-            "norm_groups": 1,
-            "checkpoint_every_epochs": 1,
-            "checkpoint_every_minutes": 10.0,
-            "init_weights": "",
-            "init_optimizer": False,
-            "data": {
-                "source": "tfds",
-                "name": "imagenet2012",
-                "root": "",
-                "streamed": True,
-                "image_size": 224,
-                "preprocessing": "dks",
-                "train_per_class": 0,
-                "test_per_class": 0,
-                "batch_size": 256,
-                "drop_last": True,
-                "random_resized_crop": True,
-                "color_jitter": 0.4,
-                "padding": 0,
-                "pad_mode": "reflect",
-                "flip": True,
-                "mean": (0.485, 0.456, 0.406),
-                "std": (0.229, 0.224, 0.225),
-            },
-            "model": {
-                "name": "resnet152",
-            },
-            "synergy": {
-                "alpha": 1.0,
-                "temperature": 1.0,
-                "epsilon": 1e-8,
-            },
-            "optimizer": {
-                "schedule": "step",
-                "learning_rate": 0.1,
-                "warmup_epochs": 0.0,
-                "momentum": 0.9,
-                "weight_decay": 1e-4,
-                "clip_norm": 0.0,
-                "decay_norm_and_bias": True,
-                "drop_epochs": (31, 61, 91),
-                "drop_factor": 0.1,
-                "reset_momentum_at_drops": False,
-            },
-        }
+        {"method": method, "model": {"name": "resnet152"}, "data": data, "optimizer": optimizer}
     )

@@ -8,9 +8,7 @@ DIR is the data_dir of tfds, where tools/prepare_dataset.py has put imagenet2012
 
 Reported single-crop errors, top-1 / top-5, % (README of github.com/sundw2014/DKS): baseline 25.47 / 7.58,
 DKS 23.53 / 6.40. Deep supervision 25.09 top-1 (second-hand). README of DHM, deep supervision -> DHM:
-23.87 -> 23.43 top-1.
-
-These are the published figures; this config has not been run to its end here.
+23.87 -> 23.43 top-1. These are the published figures; this config has not been run to its end here.
 
 Recipe: the release of DKS cannot train on ImageNet, and states no learning rate, batch size, weight decay or
 crop. These are of DHM, by the same branches (CVPR 2020, arXiv:2003.10739, github.com/d-li14/DHM): batch 256,
@@ -27,57 +25,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(method: str = "dks") -> ConfigDict:
-    return ConfigDict(
-        {
-            "method": method,
-            "seed": 0,
-            "epochs": 100,
-            "precision": "float32",
-            "deterministic": False,
-            "remat": False,
-            "norm_groups": 1,
-            "checkpoint_every_epochs": 1,
-            "checkpoint_every_minutes": 10.0,
-            "init_weights": "",
-            "init_optimizer": False,
-            "data": {
-                "source": "tfds",
-                "name": "imagenet2012",
-                "root": "",
-                "streamed": True,
-                "image_size": 224,
-                "preprocessing": "dks",
-                "train_per_class": 0,
-                "test_per_class": 0,
-                "batch_size": 256,
-                "drop_last": True,
-                "random_resized_crop": True,
-                "color_jitter": 0.0,
-                "padding": 0,
-                "pad_mode": "reflect",
-                "flip": True,
-                "mean": (0.485, 0.456, 0.406),
-                "std": (0.229, 0.224, 0.225),
-            },
-            "model": {
-                "name": "resnet50",
-            },
-            "synergy": {
-                "alpha": 1.0,
-                "temperature": 1.0,
-                "epsilon": 1e-8,
-            },
-            "optimizer": {
-                "schedule": "step",
-                "learning_rate": 0.1,
-                "warmup_epochs": 0.0,
-                "momentum": 0.9,
-                "weight_decay": 1e-4,
-                "clip_norm": 0.0,
-                "decay_norm_and_bias": True,
-                "drop_epochs": (31, 61, 91),
-                "drop_factor": 0.1,
-                "reset_momentum_at_drops": False,
-            },
-        }
-    )
+    data = {"source": "tfds", "name": "imagenet2012", "streamed": True, "random_resized_crop": True}
+    data |= {"preprocessing": "dks", "batch_size": 256, "drop_last": True}
+    optimizer = {"schedule": "step", "weight_decay": 1e-4, "drop_epochs": (31, 61, 91), "drop_factor": 0.1}
+    return ConfigDict({"method": method, "model": {"name": "resnet50"}, "data": data, "optimizer": optimizer})

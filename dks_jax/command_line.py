@@ -1,4 +1,4 @@
-"""What all command lines share: flags, config overrides; wrong input is one sentence and status 2."""
+"""What the command lines share: flags, overrides of config fields, and the report of an error."""
 
 import argparse
 import logging
@@ -8,32 +8,35 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from dks_jax import configuration, hosts, models
-from dks_jax.configuration import Config
-from dks_jax.errors import InputError
+from dks_jax import config, models
+from dks_jax.config import Config, Field
+from dks_jax.runtime import hosts
+from dks_jax.runtime.errors import InputError
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a wrong command line as every other wrong input is reported."""
+    """An argument parser that raises InputError for a wrong command line."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message[0].upper()}{message[1:]}; see {self.prog} --help.")
 
     def add_weights(self) -> None:
-        """The flag --weights, as `load_network` takes it."""
+        """Adds the flag --weights, whose value `load_network` accepts."""
         self.add_argument(
             "--weights",
             required=True,
             metavar="PATH",
-            help="workdir of a run, folder of weights or PyTorch file",
+            help="workdir of a finished run, folder of weights or PyTorch checkpoint",
         )
 
 
 class ConfigParser(Parser):
-    """A parser with the flag --config, whose fields --config.FIELD=VALUE replaces.
+    """A parser with the flag --config, and --config.FIELD=VALUE to set a field of the config.
 
     Args:
-      used: the fields that have an effect; () for all.
+      program: name of the program in the usage line.
+      description: text of --help above the flags.
+      used: names of the fields that have an effect, which --help lists; () for all of them.
     """
 
     def __init__(self, program: str, description: str | None, used: Sequence[str] = ()):
@@ -47,7 +50,7 @@ class ConfigParser(Parser):
         self.add_argument("--config", required=True, metavar="FILE[:METHOD]", help="config file and method")
 
     def parse_with_config(self, argv: Sequence[str]) -> tuple[argparse.Namespace, Config]:
-        """The flags and the config.
+        """Parses the flags and loads the config with its overrides.
 
         Raises:
           InputError: a flag or a field of the config is wrong.
@@ -59,23 +62,41 @@ class ConfigParser(Parser):
             else:
                 rest.append(argument)
         arguments = self.parse_args(rest)
-        return arguments, configuration.load(arguments.config, overrides)
+        return arguments, models.load_config(arguments.config, overrides)
+
+
+def fields() -> dict[str, Field]:
+    """The rows of the schema, with the names of all networks as the accepted words of `model.name`."""
+    name = config.FIELDS["model.name"]._replace(words=tuple(models.NETWORKS))
+    return config.FIELDS | {"model.name": name}
 
 
 def _fields_help(used: Sequence[str]) -> str:
-    """The fields of a config, or those used, and their meaning, a line each."""
-    meanings = {name: field.meaning for name, field in configuration.FIELDS.items()}
-    for model in models.MODELS:
-        meanings |= {f"model.{name}": f"of {model}" for name in models.arguments(model)}
-    title = "fields of the config; others have no effect:" if used else "fields of the config:"
-    return "\n".join([title, *(f"  --config.{name:34} {meanings[name]}" for name in used or meanings)])
+    """The list of fields in --help, with the default, the meaning and the accepted values of each."""
+    rows = fields()
+    for name, family in models.NETWORKS.items():
+        rows |= {
+            f"model.{argument}": row._replace(meaning=f"for {name}: {row.meaning}")
+            for argument, row in family.arguments.items()
+        }
+    title = "fields of the config that have an effect:" if used else "fields of the config:"
+    lines = (
+        f"  --config.{name}={row.default!r}\n        {row.meaning} ({row.accepted})"
+        for name, row in rows.items()
+        if not used or name in used
+    )
+    return "\n".join([title, *lines])
 
 
 def run(action: Callable[[], None], interrupted: str = "stopped: the same command starts again") -> int:
-    """Does what a command line asks for; returns the exit status: 0, that of `report`, or 130 after Ctrl-C.
+    """Runs the action of a command line and returns the exit status.
 
     Args:
-      interrupted: what to say then.
+      action: function that does the work.
+      interrupted: message that is printed after Ctrl-C.
+
+    Returns:
+      0 on success, the status of `report` after an error, 130 after Ctrl-C.
     """
     silence_libraries()
     try:
@@ -89,23 +110,27 @@ def run(action: Callable[[], None], interrupted: str = "stopped: the same comman
 
 
 def silence_libraries() -> None:
-    """Keeps back what libraries say beside the one sentence about an error, or about no error."""
-    # Pillow warns of odd metadata, palettes and large images that it decodes all the same.
+    """Silences warnings of harmless images, and log messages that repeat a reported error."""
+    # Pillow warns of odd metadata, palettes and large images even though it decodes them.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    # Orbax and its threads complain of an error that is reported too.
+    # Orbax and its threads log errors that `report` prints as well.
     for name in ("asyncio", "absl"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def report(error: Exception) -> int:
-    """Prints an error that a user can do something about; returns the exit status. Raises any other one."""
+    """Prints an error that the user can act on and returns the exit status; raises any other error.
+
+    Returns:
+      1 if another process of the job is gone, 2 for wrong input and for errors of the operating system.
+    """
     if gone := hosts.lost(error):
         print(f"error: {gone}", file=sys.stderr)
         return 1
     if isinstance(error, InputError):
         print(f"error: {error}", file=sys.stderr)
         return 2
-    # The operating system's own errors are about files: no space, no permission, a name too long.
+    # Errors of the operating system concern files: no space, no permission, a name that is too long.
     if isinstance(error, OSError):
         place = f" ({error.filename})" if error.filename else ""
         print(

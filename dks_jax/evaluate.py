@@ -3,8 +3,8 @@
     python -m dks_jax.evaluate --config configs/NAME.py[:METHOD] --weights PATH [--output FILE.json]
         [--logits FILE.npy] [--skip_unreadable] [--config.FIELD=VALUE ...]
 
-The config says which data to take (data.*), the precision and whether to be deterministic; the network is the
-one that the weights describe, and each of its classifiers is evaluated.
+The config gives the data (data.*), the precision and whether a GPU computes deterministically. The network is
+the one that the weights belong to; each of its classifiers is evaluated.
 """
 
 import json
@@ -15,13 +15,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dks_jax import compilation, evaluation, evaluation_report
 from dks_jax.command_line import ConfigParser, run
-from dks_jax.configuration import Config
-from dks_jax.errors import InputError
-from dks_jax.files import replacing, require_writable
+from dks_jax.config import Config
+from dks_jax.data import source
+from dks_jax.inference import evaluation, report
+from dks_jax.runtime import compilation
+from dks_jax.runtime.errors import InputError
+from dks_jax.runtime.files import atomic_write, require_writable
 
-# The fields of a config that have an effect.
+# The fields of a config that have an effect on an evaluation.
 FIELDS = (
     "precision",
     "deterministic",
@@ -31,14 +33,17 @@ FIELDS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status: 0, 2 where the input is wrong, 130 after Ctrl-C."""
+    """Runs the command line; returns the exit status: 0, 2 for wrong input, 130 after Ctrl-C."""
     return run(lambda: _evaluate(parse(sys.argv[1:] if argv is None else argv)))
 
 
 class Command(NamedTuple):
-    """What a command line asks for.
+    """A parsed command line.
 
-    output, logits: files to write, None for none.
+    config_file: the value of --config.
+    weights: path of the weights.
+    output, logits: files to write; None where the flag is absent.
+    skip_unreadable: whether to leave out images that cannot be decoded.
     """
 
     config: Config
@@ -50,16 +55,16 @@ class Command(NamedTuple):
 
 
 def parse(argv: Sequence[str]) -> Command:
-    """Reads a command line.
+    """Parses a command line.
 
     Raises:
-      InputError: a flag or a field of the config is wrong, or a file cannot be written where it is wanted.
+      InputError: a flag or a field of the config is wrong, or an output file cannot be written.
     """
     parser = ConfigParser("python -m dks_jax.evaluate", __doc__, FIELDS)
     parser.add_weights()
-    parser.add_argument("--output", metavar="FILE.json", help="where to write the result as JSON")
+    parser.add_argument("--output", metavar="FILE.json", help="file for the result in JSON")
     parser.add_argument(
-        "--logits", metavar="FILE.npy", help="where to write the logits, float32 [classifier, example, class]"
+        "--logits", metavar="FILE.npy", help="file for the logits, float32 [classifier, example, class]"
     )
     parser.add_argument(
         "--skip_unreadable",
@@ -67,10 +72,14 @@ def parse(argv: Sequence[str]) -> Command:
         help="leave out images that cannot be decoded, and list them",
     )
     arguments, config = parser.parse_with_config(argv)
-    if arguments.skip_unreadable and config.data.source == "tfds" and config.data.test_per_class:
+    if (
+        arguments.skip_unreadable
+        and config.data.test_per_class
+        and source(config.data.source).read_for_labels
+    ):
         raise InputError(
-            "`data.test_per_class` must be 0 for tfds with `--skip_unreadable`, since images that are chosen "
-            f"by class are all decoded before; got {config.data.test_per_class}."
+            f"`data.test_per_class` must be 0 for {config.data.source} with `--skip_unreadable`, because "
+            f"choosing images by class decodes all of them; got {config.data.test_per_class}."
         )
     output, logits = (_destination(arguments, name) for name in ("output", "logits"))
     if output and logits and output.resolve() == logits.resolve():
@@ -90,28 +99,29 @@ def _destination(arguments, name: str) -> Path | None:
 
 
 def _evaluate(command: Command) -> None:
-    compilation.keep_programs()
-    setting = evaluation.prepare(command.config, command.weights)
-    print("\n".join(evaluation_report.describe(setting)), flush=True)
+    compilation.enable_cache()
+    prepared = evaluation.prepare(command.config, command.weights)
+    print("\n".join(report.describe(prepared)), flush=True)
     result = evaluation.evaluate(
-        setting, skip_unreadable=command.skip_unreadable, keep_logits=command.logits is not None
+        prepared, skip_unreadable=command.skip_unreadable, keep_logits=command.logits is not None
     )
-    # Shown even where a file cannot be written, and written even where nobody reads what is shown.
+    # The files are written first because printing fails where nobody reads the output; the result is printed
+    # even if a file cannot be written.
     try:
-        write(command, setting, result)
+        write(command, prepared, result)
     finally:
-        print(evaluation_report.show(result), flush=True)
+        print(report.show(result), flush=True)
 
 
-def write(command: Command, setting: evaluation.Setting, result: evaluation.Result) -> None:
-    """Writes the files that are wanted, each of them whole or not at all."""
+def write(command: Command, prepared: evaluation.Evaluation, result: evaluation.Result) -> None:
+    """Writes the requested files, each completely or not at all."""
     if command.output:
-        description = {**evaluation_report.as_json(setting, result), "config": command.config_file}
-        with replacing(command.output) as partial:
+        description = {**report.as_json(prepared, result), "config": command.config_file}
+        with atomic_write(command.output) as partial:
             partial.write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
     if command.logits and result.logits is not None:
-        # numpy.save would add .npy to the name of a path.
-        with replacing(command.logits) as partial, partial.open("wb") as file:
+        # Given a path, numpy.save would append .npy to its name.
+        with atomic_write(command.logits) as partial, partial.open("wb") as file:
             np.save(file, result.logits)
 
 

@@ -1,25 +1,64 @@
 """A backbone with auxiliary classifiers on its intermediate stages."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dks_jax.errors import InputError
+from dks_jax.runtime.errors import InputError
 from dks_jax.synergy import classifier_names
 
 T = TypeVar("T")
 Stage = Callable[[jax.Array], jax.Array]
 
 
+class BranchSpec(NamedTuple):
+    """A description of a branch, from which it is built with the kinds of stage and head of the backbone.
+
+    after: index, from 0, of the backbone stage whose output is the input of the branch.
+    blocks: number of blocks in each stage of the branch; () for a branch without stages, only a head.
+    widths: width of each stage of the branch, before the expansion of a bottleneck.
+    """
+
+    after: int
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...]
+
+
+def branch_specs(branches: Any) -> tuple[BranchSpec, ...]:
+    """Makes `BranchSpec`s from tuples or lists (after, blocks, widths), as in a config or a JSON file.
+
+    Raises:
+      InputError: a branch has another form, or one of its numbers is out of range.
+    """
+    if isinstance(branches, tuple | list) and all(map(_is_branch, branches)):
+        return tuple(BranchSpec(after, tuple(blocks), tuple(widths)) for after, blocks, widths in branches)
+    raise InputError(
+        "`model.branches` must be a tuple with (after, blocks, widths) for each branch: the index, from 0, "
+        "of the stage after which it forks, and as many numbers of blocks as widths, each 1 or more, e.g. "
+        f"((0, (2, 1), (32, 64)), (1, (), ())); got {branches}."
+    )
+
+
+def _is_branch(branch: Any) -> bool:
+    if not isinstance(branch, tuple | list) or len(branch) != 3:
+        return False
+    after, blocks, widths = branch
+    if not all(isinstance(numbers, tuple | list) for numbers in (blocks, widths)):
+        return False
+    numbers = (after, *blocks, *widths)
+    integers = all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+    return integers and len(blocks) == len(widths) and after >= 0 and min((*blocks, *widths), default=1) >= 1
+
+
 class Branch(nnx.Module):
     """An auxiliary classifier that forks from the output of one backbone stage.
 
     Args:
-      after: index of the backbone stage whose output the branch takes, 0 for the first.
-      stages: modules applied one after another, features to features.
+      after: index, from 0, of the backbone stage whose output is the input of the branch.
+      stages: modules from features to features, applied in sequence.
       head: module from features to logits [batch, class].
     """
 
@@ -35,36 +74,26 @@ class Branch(nnx.Module):
 
 
 class DeeplySupervised(nnx.Module):
-    """A stem, a list of stages and a head, with branches that fork after some of the stages.
+    """A stem, a sequence of stages and a head, with branches that fork after some of the stages.
 
-    Called on images [batch, ...] it returns the logits of all classifiers, [classifier, batch, class],
-    in depth order: the branches as listed, then the main classifier. `names` says which is which.
+    Called on images [batch, ...], it returns the logits of all classifiers, [classifier, batch, class], in
+    depth order: the branches as listed, then the main classifier. `names` lists them in this order.
 
-    Any Flax NNX modules serve as stem, stages and heads: they are called with one array, and training
-    mode is switched by `.train()` and `.eval()`, as NNX's own layers understand it.
+    Any Flax NNX modules can serve as stem, stages and heads. Each is called with a single array, and
+    `.train()` and `.eval()` switch its mode as they do for NNX's own layers.
 
     Args:
       stem: module from images to features.
       stages: modules from features to features, shallowest first.
       head: module from the last features to logits [batch, class].
-      branches: auxiliary classifiers, shallowest fork first; none gives the plain backbone.
+      branches: auxiliary classifiers, shallowest fork first; () for the plain backbone.
 
     Raises:
       InputError: a branch forks after a stage that does not exist, or the branches are not in depth order.
     """
 
     def __init__(self, stem: Stage, stages: Sequence[Stage], head: Stage, branches: Sequence[Branch] = ()):
-        forks = [branch.after for branch in branches]
-        for fork in forks:
-            if not 0 <= fork < len(stages):
-                raise InputError(
-                    f"`after` of a branch must be the index of one of the {len(stages)} stages, 0 to "
-                    f"{len(stages) - 1}; got {fork}."
-                )
-        if forks != sorted(forks):
-            raise InputError(
-                f"`branches` must be in depth order, shallowest fork first; got forks after stages {forks}."
-            )
+        require_forks([branch.after for branch in branches], len(stages))
         self.stem = stem
         self.stages = nnx.List(stages)
         self.head = head
@@ -72,7 +101,7 @@ class DeeplySupervised(nnx.Module):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the classifiers in the order of the logits: branch1, branch2, ..., main."""
+        """The names of the classifiers in the order of the logits: branch1, branch2, ..., main."""
         return classifier_names(len(self.branches) + 1)
 
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -85,10 +114,24 @@ class DeeplySupervised(nnx.Module):
         return jnp.stack(logits)
 
     def drop_branches(self) -> "DeeplySupervised":
-        """The network to deploy: the same stem, stages and head (shared, not copied), no branch."""
+        """The network for deployment: this stem, stages and head, shared and not copied, without branches."""
         return DeeplySupervised(self.stem, self.stages, self.head)
 
 
+def require_forks(forks: Sequence[int], num_stages: int) -> None:
+    """Raises InputError unless all branches fork after existing stages, in depth order."""
+    for fork in forks:
+        if not 0 <= fork < num_stages:
+            raise InputError(
+                f"`after` of a branch must be the index of one of the {num_stages} stages, 0 to "
+                f"{num_stages - 1}; got {fork}."
+            )
+    if list(forks) != sorted(forks):
+        raise InputError(
+            f"`branches` must be in depth order, shallowest fork first; got forks after stages {forks}."
+        )
+
+
 def backbone_only(arrays: Mapping[str, T]) -> dict[str, T]:
-    """Named arrays of a `DeeplySupervised` without those of its branches: what `drop_branches` keeps."""
+    """The arrays, by name, of a `DeeplySupervised` that remain after `drop_branches`."""
     return {name: array for name, array in arrays.items() if not name.startswith("branches.")}

@@ -1,11 +1,11 @@
 """The training objective: cross-entropy on every classifier plus weighted pairwise KL divergences.
 
-Everything here is a pure function of logits [classifier, batch, class] in depth order, the main
-classifier last. Which classifier teaches which is one matrix, `teaches[teacher, student]`, so deep
-supervision, DKS and its ablations are matrices and not code paths.
+The losses are pure functions of logits [classifier, batch, class] in depth order, the main classifier last.
+A matrix `teaches[teacher, student]` defines which classifier teaches which, so deep supervision, DKS and its
+ablations differ in this matrix and share all code.
 
-Source: Sun, Yao, Zhou, Zhao, "Deeply-Supervised Knowledge Synergy", CVPR 2019, arXiv:1906.00675;
-`epsilon` as in the code released with it; `alpha` and `temperature` as in Li, Chen, "Dynamic
+Source: Sun, Yao, Zhou, Zhao, "Deeply-Supervised Knowledge Synergy", CVPR 2019, arXiv:1906.00675. `epsilon`
+comes from the code released with that paper; `alpha` and `temperature` come from Li, Chen, "Dynamic
 Hierarchical Mimicking", CVPR 2020, arXiv:2003.10739.
 """
 
@@ -16,37 +16,56 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from dks_jax.errors import InputError
+from dks_jax.runtime.errors import InputError
 
 
 def all_pairs(num_classifiers: int) -> np.ndarray:
-    """DKS: every classifier teaches every other one; ones [teacher, student] with a zero diagonal."""
+    """The teaching matrix of DKS, [teacher, student]: ones with a zero diagonal."""
     return 1.0 - np.eye(num_classifiers)
 
 
 def no_pairs(num_classifiers: int) -> np.ndarray:
-    """Deep supervision alone: no classifier teaches another; zeros [teacher, student]."""
+    """The teaching matrix of deep supervision alone, [teacher, student]: zeros."""
     return np.zeros((num_classifiers, num_classifiers))
 
 
 def top_down(num_classifiers: int) -> np.ndarray:
-    """Deeper classifiers teach shallower ones; the lower triangle of [teacher, student]."""
+    """The teaching matrix in which deeper classifiers teach shallower ones: ones below the diagonal."""
     return np.tril(all_pairs(num_classifiers))
 
 
 def bottom_up(num_classifiers: int) -> np.ndarray:
-    """Shallower classifiers teach deeper ones; the upper triangle of [teacher, student]."""
+    """The teaching matrix in which shallower classifiers teach deeper ones: ones above the diagonal."""
     return np.triu(all_pairs(num_classifiers))
 
 
-# The matrix of each training method. The baseline is a network without branches: one classifier, no pair.
-METHODS = {
-    "dks": all_pairs,
-    "ds": no_pairs,
-    "baseline": no_pairs,
-    "top_down": top_down,
-    "bottom_up": bottom_up,
-}
+# The teaching matrices by their names in a config.
+TEACHES = {"all_pairs": all_pairs, "no_pairs": no_pairs, "top_down": top_down, "bottom_up": bottom_up}
+
+
+def teaching_matrix(teaches: str | Sequence[Sequence[float]], num_classifiers: int) -> np.ndarray:
+    """The teaching matrix [teacher, student] that is given by a name in TEACHES or by its rows.
+
+    Raises:
+      InputError: the name is unknown, or the rows are not a square matrix of non-negative weights with a row
+        for each classifier.
+    """
+    if isinstance(teaches, str):
+        if teaches not in TEACHES:
+            accepted = ", ".join(TEACHES)
+            raise InputError(f"`synergy.teaches` must be one of {accepted} or a matrix; got {teaches!r}.")
+        return TEACHES[teaches](num_classifiers)
+    try:
+        matrix = np.asarray(teaches, np.float64)
+    except (TypeError, ValueError):
+        matrix = np.empty(0)
+    if matrix.shape != (num_classifiers, num_classifiers) or not np.all(np.isfinite(matrix) & (matrix >= 0)):
+        raise InputError(
+            f"`synergy.teaches` must have a row for each of the {num_classifiers} classifiers as a teacher, "
+            "with a weight of 0 or more for each of them as a student, in depth order, the main one last; "
+            f"got {teaches}."
+        )
+    return matrix
 
 
 def synergy_loss(
@@ -58,22 +77,22 @@ def synergy_loss(
     epsilon: float = 0.0,
     weights: ArrayLike | None = None,
 ) -> jax.Array:
-    """alpha T^2 sum_ts teaches[t, s] KL(p_t || p_s), with the teacher p_t held constant.
+    """The synergy loss, alpha T^2 sum_ts teaches[t, s] KL(p_t || p_s), with the teacher p_t held constant.
 
     Args:
       logits: [classifier, batch, class], main classifier last.
       teaches: [teacher, student], the weight of each ordered pair; the diagonal has no effect.
-      alpha: weight of the whole sum.
-      temperature: T; p = softmax(logits / T).
-      epsilon: p is replaced by (p + epsilon) / (1 + num_classes epsilon) in teacher and student. The
-        released DKS training uses 1e-8; 0 is the exact KL.
-      weights: [batch], weights of the examples in the mean over the batch; None weighs them equally.
+      alpha: weight of the sum.
+      temperature: T in p = softmax(logits / T).
+      epsilon: smoothing that replaces p by (p + epsilon) / (1 + num_classes epsilon) in teacher and student.
+        The released DKS code uses 1e-8; 0 gives the exact KL divergence.
+      weights: [batch], weights of the examples in the mean over the batch; None for equal weights.
 
     Returns:
-      A scalar in float32, or float64 where the logits are.
+      A scalar in float32, or in float64 if the logits are float64.
 
     Raises:
-      InputError: the shapes of `logits` and `teaches` do not fit.
+      InputError: the shapes of the arguments do not fit together.
     """
     logits = _as_stack(logits)
     teaches = _as_matrix(teaches, logits.shape[0])
@@ -91,21 +110,23 @@ def objective(
     epsilon: float = 0.0,
     weights: ArrayLike | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The whole training loss, sum_i CE(z_i, y) + synergy_loss(z, teaches), and its terms by name.
+    """The training loss, sum_i CE(z_i, y) + synergy_loss(z, teaches), and its terms by name.
 
     Args:
       logits: [classifier, batch, class], main classifier last.
-      labels: integers [batch], or target probabilities [batch, class] (smoothed, mixed).
-      names: one per classifier, for naming the terms; default branch1, branch2, ..., main.
-      teaches, alpha, temperature, epsilon, weights: as in `synergy_loss`.
+      labels: integers [batch], or target probabilities [batch, class], e.g. smoothed or mixed labels.
+      teaches: see `synergy_loss`.
+      names: one name per classifier, for the names of the terms; None for branch1, branch2, ..., main.
+      alpha, temperature, epsilon, weights: see `synergy_loss`.
 
     Returns:
-      (total, terms), scalars: terms["cross_entropy/main"] is a cross-entropy and
-      terms["kl/main->branch1"] the divergence KL(p_main || p_branch1) of a teacher and its student,
-      before `teaches`, `alpha` and T^2 weigh it. Every ordered pair is there, taught or not.
+      (total, terms), all scalars. terms["cross_entropy/main"] is the cross-entropy of the main classifier,
+      and terms["kl/main->branch1"] is KL(p_main || p_branch1) for the teacher main and the student branch1,
+      before it is multiplied by `teaches`, `alpha` and T^2. There is a term for every ordered pair, whether
+      or not `teaches` uses it.
 
     Raises:
-      InputError: the shapes of the arguments do not fit.
+      InputError: the shapes of the arguments do not fit together.
     """
     logits = _as_stack(logits)
     num_classifiers = logits.shape[0]
@@ -126,7 +147,7 @@ def objective(
 
 
 def classifier_names(num_classifiers: int) -> tuple[str, ...]:
-    """Names in depth order: branch1, branch2, ..., main."""
+    """The names of classifiers in depth order: branch1, branch2, ..., main."""
     return (*(f"branch{i + 1}" for i in range(num_classifiers - 1)), "main")
 
 
@@ -155,7 +176,7 @@ def _synergy(kl: jax.Array, teaches: jax.Array, alpha: float, temperature: float
 
 
 def _example_weights(weights: ArrayLike | None, log_p: jax.Array) -> jax.Array:
-    """[batch], summing to one."""
+    """The weights of the examples, [batch], normalised to a sum of one."""
     batch = log_p.shape[1]
     if weights is None:
         return jnp.full(batch, 1.0 / batch, log_p.dtype)
@@ -166,7 +187,7 @@ def _example_weights(weights: ArrayLike | None, log_p: jax.Array) -> jax.Array:
 
 
 def _cross_entropies(log_p: jax.Array, labels: ArrayLike, weights: ArrayLike | None) -> jax.Array:
-    """[classifier]: -sum_c y_c log p_c, averaged over the batch."""
+    """The cross-entropy of each classifier, -sum_c y_c log p_c averaged over the batch, [classifier]."""
     _, batch, num_classes = log_p.shape
     labels = jnp.asarray(labels)
     if labels.shape == (batch,) and jnp.issubdtype(labels.dtype, jnp.integer):
@@ -184,9 +205,9 @@ def _cross_entropies(log_p: jax.Array, labels: ArrayLike, weights: ArrayLike | N
 def _pairwise_kl(
     logits: jax.Array, temperature: float, epsilon: float, weights: ArrayLike | None
 ) -> jax.Array:
-    """[teacher, student]: KL(stopgrad p_t || p_s), averaged over the batch.
+    """KL(stop_gradient(p_t) || p_s) averaged over the batch, [teacher, student].
 
-    One log-softmax and one small matrix product serve all pairs:
+    One log-softmax and one small matrix product serve all pairs, because
     KL_ts = sum_c p_t log p_t - sum_c p_t log p_s, and the first sum is the diagonal of the second.
     """
     log_p = jax.nn.log_softmax(logits / temperature)
@@ -200,11 +221,11 @@ def _pairwise_kl(
 
 
 def _products(a: jax.Array, b: jax.Array) -> jax.Array:
-    """[i, j]: sum over batch and classes of a_i b_j."""
+    """The sums of a_i b_j over batch and classes, [i, j]."""
     count = a.shape[0]
-    # On a CPU without YNNPACK, as training is compiled, XLA takes several times as long for a product of
+    # Training on a CPU is compiled without YNNPACK; XLA then takes several times as long for a product of
     # two or three rows as for one of four.
     padding = [(0, 4 - count if count in (2, 3) else 0), (0, 0), (0, 0)]
     a, b = jnp.pad(a, padding), jnp.pad(b, padding)
-    # The default precision in float32 is bfloat16 on TPUs and TF32 on GPUs.
+    # The default precision of float32 products is bfloat16 on TPUs and TF32 on GPUs.
     return jnp.einsum("ibc,jbc->ij", a, b, precision=jax.lax.Precision.HIGHEST)[:count, :count]

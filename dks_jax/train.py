@@ -1,12 +1,13 @@
-"""Trains a deeply-supervised network.
+"""Trains a deeply supervised network.
 
     python -m dks_jax.train --config configs/NAME.py[:METHOD] [--workdir DIR] [--config.FIELD=VALUE ...]
 
-METHOD is dks (every classifier teaches every other one), ds (deep supervision alone), baseline (no
-branch), top_down or bottom_up. A run that was stopped goes on when it is started again in its workdir.
+METHOD is dks (every classifier teaches every other one), ds (deep supervision alone), baseline (no branches),
+top_down or bottom_up. A run that was stopped resumes when the same command is started again.
 
-Several hosts: the same command on each, with --coordinator, --num_processes and --process_id, or these as
-JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or --distributed; one workdir for all.
+To train on several hosts, start the same command on each of them with one shared workdir, and give
+--coordinator, --num_processes and --process_id, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+JAX_PROCESS_ID, or give --distributed.
 """
 
 import os
@@ -15,27 +16,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dks_jax import compilation, configuration, hosts
 from dks_jax.command_line import ConfigParser, report, silence_libraries
-from dks_jax.configuration import Config
-from dks_jax.errors import InputError
-from dks_jax.loop import train
-from dks_jax.signals import Interrupted, StopSignals, handling
+from dks_jax.config import Config, split_method
+from dks_jax.runtime import compilation, hosts
+from dks_jax.runtime.errors import InputError
+from dks_jax.runtime.signals import Interrupted, StopSignals, handling
+from dks_jax.training.loop import train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status.
+    """Runs the command line and returns the exit status.
 
-    0: finished, or saved after SIGTERM; 1: another process of the job is gone; 2: the input is wrong; 130:
-    after Ctrl-C; 143: stopped at once by a second SIGTERM.
+    Returns:
+      0 if the run has finished, or SIGTERM stopped it and nothing is lost; 1 if another process of the job is
+      gone; 2 for wrong input; 130 after Ctrl-C; 143 if a second SIGTERM stopped the run at once.
     """
     silence_libraries()
     try:
         stop = StopSignals()
         with handling(stop.receive):
             command = parse(sys.argv[1:] if argv is None else argv)
-            compilation.keep_programs()
-            with hosts.job(command.place, detect=command.distributed):
+            compilation.enable_cache()
+            with hosts.job(command.process, detect=command.distributed):
                 train(command.config, command.workdir, stop)
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
@@ -46,27 +48,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class Command(NamedTuple):
-    """What a command line asks for.
+    """A parsed command line.
 
-    place, distributed: as `hosts.job` takes them.
+    workdir: folder of the run.
+    process, distributed: place of this process in a job; see `process` and `detect` of `hosts.job`.
     """
 
     config: Config
     workdir: Path
-    place: hosts.Membership | None
+    process: hosts.ProcessInfo | None
     distributed: bool
 
 
 def parse(argv: Sequence[str]) -> Command:
-    """Reads a command line.
+    """Parses a command line.
 
     Raises:
       InputError: a flag or a field of the config is wrong.
     """
     parser = ConfigParser("python -m dks_jax.train", __doc__)
-    parser.add_argument("--workdir", metavar="DIR", help="default: runs/<config>-<method>-seed<seed>")
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, for several processes")
-    parser.add_argument("--num_processes", metavar="N", help="how many processes train together")
+    parser.add_argument(
+        "--workdir", metavar="DIR", help="folder of the run; default: runs/<config>-<method>-seed<seed>"
+    )
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, the same for all")
+    parser.add_argument("--num_processes", metavar="N", help="number of processes that train together")
     parser.add_argument("--process_id", metavar="I", help="number of this process, from 0")
     parser.add_argument(
         "--distributed",
@@ -76,12 +81,12 @@ def parse(argv: Sequence[str]) -> Command:
     arguments, config = parser.parse_with_config(argv)
     if arguments.workdir == "":
         raise InputError("`--workdir` must name a folder; got an empty name.")
-    name = configuration.split_method(arguments.config)[0].stem
+    name = split_method(arguments.config)[0].stem
     default = Path("runs", f"{name}-{config.method}-seed{config.seed}")
     return Command(
         config,
         Path(os.path.expanduser(arguments.workdir)) if arguments.workdir else default,
-        hosts.membership(arguments.coordinator, arguments.num_processes, arguments.process_id),
+        hosts.process_info(arguments.coordinator, arguments.num_processes, arguments.process_id),
         arguments.distributed,
     )
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,7 +11,11 @@ from hypothesis import settings
 from PIL import Image
 
 from dks_jax import models
-from tiny_network import build_tiny
+from support import tiny_network
+from support.runs import run
+from support.small_disk import small_disk
+
+__all__ = ["small_disk"]
 
 # A machine may be busy: how long an example takes is no property of the code.
 settings.register_profile("untimed", deadline=None)
@@ -30,14 +35,37 @@ def compilation_cache(tmp_path_factory):
         jax.config.update(name, value)
 
 
-@pytest.fixture(scope="module")
-def tiny_model():
-    """Has configs of wide ResNets build a network that is quick to trace and to compile instead."""
+@pytest.fixture(scope="session", autouse=True)
+def support_in_processes():
+    """The processes that tests start can import `support` too."""
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Has XLA compile without optimising, which takes a fraction of the time, here and in processes."""
     with pytest.MonkeyPatch.context() as patch:
-        quick = models.MODELS["wide_resnet"]._replace(build=build_tiny)
-        patch.setitem(models.MODELS, "wide_resnet", quick)
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
         yield
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def tiny_model(quick_compilation):
+    """Has configs of wide ResNets build a network that is quick to trace and to compile instead."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.NETWORKS, "wide_resnet", tiny_network.FAMILY)
+        yield
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, tiny_model):
+    """The workdir of a whole run: three epochs of two steps."""
+    workdir = tmp_path_factory.mktemp("runs") / "unbroken"
+    assert run(workdir) == 0
+    return workdir
 
 
 @pytest.fixture

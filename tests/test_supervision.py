@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 from dks_jax import Branch, DeeplySupervised, InputError
-from dks_jax.functional import Functional, set_arrays
-from dks_jax.models.wide_resnet import wide_resnet
+from dks_jax.nn.functional import Functional, set_arrays
 from dks_jax.supervision import backbone_only
+from support.networks import wide_resnet
 
 
 class Scale(nnx.Module):
@@ -34,9 +34,7 @@ def test_logits_come_in_depth_order_with_the_main_classifier_last():
     assert network.names == ("branch1", "branch2", "main")
     assert logits.shape == (3, 4, 1)
     assert logits[:, 0, 0].tolist() == [2 * 3 * 13 * 17, 2 * 3 * 5 * 19, 2 * 3 * 5 * 7 * 11]
-
-
-def test_several_branches_may_fork_after_one_stage():
+    # Several branches may fork after one stage.
     branches = [Branch(0, [], Scale(2)), Branch(0, [], Scale(3))]
     network = DeeplySupervised(Scale(1), [Scale(1)], Scale(1), branches)
     assert network(jnp.ones((1, 1)))[:, 0, 0].tolist() == [2, 3, 1]
@@ -44,19 +42,19 @@ def test_several_branches_may_fork_after_one_stage():
 
 @pytest.mark.parametrize("after", [-1, 1])
 def test_a_branch_after_no_stage_is_refused(after):
-    with pytest.raises(InputError, match=rf"`after` of a branch must be .* got {after}"):
+    with pytest.raises(InputError, match=rf"`after` .*{after}"):
         DeeplySupervised(Scale(1), [Scale(1)], Scale(1), [Branch(after, [], Scale(1))])
 
 
 def test_branches_out_of_depth_order_are_refused():
     branches = [Branch(1, [], Scale(1)), Branch(0, [], Scale(1))]
-    with pytest.raises(InputError, match=r"depth order.*stages \[1, 0\]"):
+    with pytest.raises(InputError, match=r"\[1, 0\]"):
         DeeplySupervised(Scale(1), [Scale(1), Scale(1)], Scale(1), branches)
 
 
 @pytest.fixture(scope="module")
 def small_wrn():
-    return wide_resnet(16, 1, 10, rngs=nnx.Rngs(0))
+    return wide_resnet(16, 1, 10, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -73,51 +71,21 @@ def test_dropping_the_branches_leaves_the_main_logits_bit_identical(small_wrn, i
     np.testing.assert_array_equal(backbone(images), network(images)[-1:])
 
 
-def test_backbone_only_names_what_drop_branches_keeps(small_wrn):
-    full, backbone = Functional(small_wrn), Functional(small_wrn.drop_branches())
-    assert backbone_only(full.params).keys() == backbone.params.keys()
-    assert backbone_only(full.batch_stats).keys() == backbone.batch_stats.keys()
-    assert len(backbone.params) < len(full.params)
-
-
 def test_the_backbone_starts_from_the_same_weights_with_and_without_branches(small_wrn):
-    with_branches = backbone_only(Functional(small_wrn).params)
-    without = Functional(wide_resnet(16, 1, 10, branches=False, rngs=nnx.Rngs(0))).params
-    assert with_branches.keys() == without.keys()
-    for name in without:
-        np.testing.assert_array_equal(with_branches[name], without[name])
+    full, backbone = Functional(small_wrn), Functional(small_wrn.drop_branches())
+    assert backbone_only(full.batch_stats).keys() == backbone.batch_stats.keys()
+    without = Functional(wide_resnet(16, 1, 10, branches=(), seed=0)).params
+    assert len(without) < len(full.params)
+    for arrays in (backbone_only(full.params), backbone.params):
+        assert arrays.keys() == without.keys()
+        for name, value in without.items():
+            np.testing.assert_array_equal(arrays[name], value)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (8, 8), (20, 12), (1, 1)])
 def test_images_of_any_size(small_wrn, size):
-    network = nnx.clone(small_wrn)
-    network.eval()
-    assert network(jnp.zeros((2, *size, 3))).shape == (3, 2, 10)
-
-
-@pytest.mark.parametrize("depth", [3, 10, 15, 30])
-def test_a_wrong_depth_is_named(depth):
-    with pytest.raises(InputError, match=rf"`depth` of a wide ResNet must be 6n\+4 .*got {depth}"):
-        wide_resnet(depth, 1, 10, rngs=nnx.Rngs(0))
-
-
-@pytest.mark.parametrize(("field", "value"), [("width", 0), ("dropout", 1.0), ("dropout", -0.1)])
-def test_a_wrong_width_or_dropout_is_named(field, value):
-    arguments = {"depth": 16, "width": 1, "num_classes": 10} | {field: value}
-    with pytest.raises(InputError, match=rf"`{field}` .*got {value}"):
-        wide_resnet(**arguments, rngs=nnx.Rngs(0))
-
-
-def test_bfloat16_images_give_float32_logits_and_statistics(small_wrn, images):
-    functional = Functional(nnx.clone(small_wrn))
-    apply = jax.jit(functional.train)
-    key = jax.random.key(0)
-    narrow, stats = apply(functional.params, functional.batch_stats, jnp.asarray(images, jnp.bfloat16), key)
-    wide, _ = apply(functional.params, functional.batch_stats, images, key)
-    assert narrow.dtype == jnp.float32
-    assert {value.dtype for value in stats.values()} == {jnp.dtype("float32")}
-    # bfloat16 keeps 8 bits: some percent after 16 layers.
-    assert np.abs(narrow - wide).max() < 0.15 * np.abs(wide).max()
+    logits = jax.eval_shape(small_wrn, jax.ShapeDtypeStruct((2, *size, 3), jnp.float32))
+    assert logits.shape == (3, 2, 10)
 
 
 def test_convolutions_run_in_the_type_of_the_images(small_wrn, images):
@@ -125,21 +93,22 @@ def test_convolutions_run_in_the_type_of_the_images(small_wrn, images):
     program = jax.make_jaxpr(functional.eval)(
         functional.params, functional.batch_stats, jnp.asarray(images, jnp.bfloat16)
     )
-    convolutions = [e for e in _equations(program.jaxpr) if e.primitive.name == "conv_general_dilated"]
+    convolutions = [e for e in equations(program.jaxpr) if e.primitive.name == "conv_general_dilated"]
     assert len(convolutions) == 28  # stem 1, backbone 12 + 2 shortcuts, branches 6 + 2 and 4 + 1
     assert {e.outvars[0].aval.dtype for e in convolutions} == {jnp.dtype("bfloat16")}
+    assert program.out_avals[0].dtype == jnp.float32
 
 
-def _equations(jaxpr):
+def equations(jaxpr):
     for equation in jaxpr.eqns:
         yield equation
         for value in equation.params.values():
             if hasattr(value, "jaxpr"):
-                yield from _equations(value.jaxpr)
+                yield from equations(value.jaxpr)
 
 
 def test_set_arrays_restores_a_network(small_wrn, images):
-    source, target = nnx.clone(small_wrn), wide_resnet(16, 1, 10, rngs=nnx.Rngs(1))
+    source, target = nnx.clone(small_wrn), wide_resnet(16, 1, 10, seed=1)
     functional = Functional(source)
     set_arrays(target, functional.params | functional.batch_stats)
     source.eval()
@@ -154,5 +123,5 @@ def test_set_arrays_lists_what_does_not_fit(small_wrn):
     arrays["head.bn.scale"] = jnp.zeros(3)
     with pytest.raises(InputError) as error:
         set_arrays(nnx.clone(small_wrn), arrays)
-    for problem in ("head.fc.bias is missing", "extra is unexpected", "head.bn.scale has the shape (3,)"):
-        assert problem in str(error.value)
+    for name in ("head.fc.bias", "extra", "head.bn.scale"):
+        assert name in str(error.value)

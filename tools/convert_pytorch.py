@@ -1,44 +1,55 @@
 """Converts weights between PyTorch and this library, exactly and in both directions.
 
     python tools/convert_pytorch.py import [--model NAME] --torch FILE --weights DIR [--check [IMAGE ...]]
-    python tools/convert_pytorch.py export --weights DIR --torch FILE [--drop_branches] [--check [IMAGE ...]]
+    python tools/convert_pytorch.py export --weights DIR --torch FILE [--branches | --drop_branches]
+        [--check [IMAGE ...]]
 
-Known are resnet18, 34, 50, 101 and 152 as torchvision names their layers, with or without the branches of
-DHM, and wide_resnet as released with DKS, whose training checkpoint comes with branches and optimizer. FILE
-is a .pth, .pt or .pt7, a state dict, bare or under `state_dict`, `model` or `params`, with or without
-`module.`, or a .safetensors. The network is recognised by names and shapes. Nothing in a file is executed; a
-file that does not fit is refused whole.
+Supported are resnet18, 34, 50, 101 and 152 with the layer names of torchvision, with or without the branches
+of DHM, and wide_resnet as released with DKS, whose training checkpoint includes branches and optimizer. FILE
+is a .safetensors file, or a .pth, .pt or .pt7 file with a state dict, either bare or under `state_dict`,
+`model` or `params`, with or without the prefix `module.`. The network is recognised by the names and shapes
+of its arrays. Nothing in a file is executed, and a file that does not fit in every array is refused.
+
+An export of a run contains the plain backbone, and with --branches its published branches too. An export of
+imported weights contains all that was imported, or with --drop_branches only the backbone.
 
 DIR can then be evaluated (python -m dks_jax.evaluate), used (python -m dks_jax.predict), trained further
-(--config.init_weights=DIR) and exported. What is exported torchvision's own models load strictly.
+(--config.init_weights=DIR) and exported. torchvision's own models load an exported ResNet strictly.
 """
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import agreement
 import jax.numpy as jnp
 import numpy as np
 
-from dks_jax import data, models, torch_files
+from dks_jax import data, models
 from dks_jax.command_line import Parser, run
-from dks_jax.data import folder
-from dks_jax.data.augment import normalise
-from dks_jax.data.images import Split
-from dks_jax.data.preparation import Preparation
-from dks_jax.data.views import View
-from dks_jax.errors import InputError
-from dks_jax.files import require_writable
-from dks_jax.predict import find_images
-from dks_jax.steps import Devices, Forward
-from dks_jax.supervision import backbone_only
-from dks_jax.tables import markdown_table
-from dks_jax.torch_weights import read_checkpoint, state_dict, write_checkpoint
-from dks_jax.weights import load_network, load_weights
-from dks_jax.weights_folder import METADATA, Weights, save_weights
+from dks_jax.data import Preparation, Split, View
+from dks_jax.data.augmentation import normalise
+from dks_jax.data.sources import folder
+from dks_jax.inference.forward import Forward
+from dks_jax.inference.prediction import find_images
+from dks_jax.models import Preprocessing
+from dks_jax.reporting.tables import markdown_table
+from dks_jax.runtime.devices import Devices
+from dks_jax.runtime.errors import InputError
+from dks_jax.runtime.files import require_writable
+from dks_jax.weights import (
+    METADATA,
+    Metadata,
+    Weights,
+    load_network,
+    load_weights,
+    read_checkpoint,
+    save_weights,
+    torch_files,
+    write_checkpoint,
+)
+from dks_jax.weights.torch_weights import state_dict
 
 DIRECTIONS = ("import", "export")
 BATCH = 8
@@ -58,7 +69,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """What a command line asks for."""
+    """Parses a command line; raises InputError if an argument is wrong."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = Parser(
         "python tools/convert_pytorch.py", description=__doc__, formatter_class=layout, allow_abbrev=False
@@ -67,9 +78,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--torch", type=Path, required=True, metavar="FILE", help="the PyTorch checkpoint")
     parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="the folder of weights")
     parser.add_argument(
-        "--model", choices=models.MODELS, metavar="NAME", help="e.g. resnet50 or wide_resnet; import only"
+        "--model", choices=models.NETWORKS, metavar="NAME", help="e.g. resnet50 or wide_resnet; import only"
     )
-    parser.add_argument(
+    branches = parser.add_mutually_exclusive_group()
+    branches.add_argument(
+        "--branches", action="store_true", help="export the branches of a run too; export only"
+    )
+    branches.add_argument(
         "--drop_branches", action="store_true", help="leave the branches out, for torchvision; export only"
     )
     parser.add_argument(
@@ -79,12 +94,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="run these images, or random ones, through PyTorch and this library, and compare",
     )
     arguments = parser.parse_args(argv)
-    other = "drop_branches" if arguments.direction == "import" else "model"
-    if getattr(arguments, other):
-        raise InputError(f"`--{other}` must not be given with {arguments.direction}.")
+    for other in ("branches", "drop_branches") if arguments.direction == "import" else ("model",):
+        if getattr(arguments, other):
+            raise InputError(f"`--{other}` must not be given with {arguments.direction}.")
     if arguments.check:
         arguments.check = find_images(arguments.check)
-    # Before anything is written.
+    # An image that cannot be decoded is reported before anything is written.
     for path in arguments.check or ():
         folder.decode(path, View(32, 3, "squash"))
     arguments.torch, arguments.weights = arguments.torch.expanduser(), arguments.weights.expanduser()
@@ -92,12 +107,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def import_weights(arguments: argparse.Namespace) -> None:
-    """Writes the folder of weights of a PyTorch checkpoint."""
+    """Converts a PyTorch checkpoint to a folder of weights."""
     target = arguments.weights
     empty = target.is_dir() and not any(target.iterdir())
     if target.exists() and not empty and not (target / METADATA).exists():
         raise InputError(
-            f"`--weights` must name a new folder, or one of weights to replace; {target} is neither."
+            f"`--weights` must name a new folder, or a folder of weights to replace; {target} is neither."
         )
     weights = read_checkpoint(arguments.torch, arguments.model)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -106,43 +121,45 @@ def import_weights(arguments: argparse.Namespace) -> None:
 
 
 def export_weights(arguments: argparse.Namespace) -> None:
-    """Writes the PyTorch checkpoint of a folder of weights."""
+    """Converts a folder of weights to a PyTorch checkpoint."""
     file = arguments.torch
     require_writable(file, "--torch")
     weights = load_weights(arguments.weights)
-    if arguments.drop_branches:
-        weights = weights._replace(
-            params=backbone_only(weights.params),
-            batch_stats=backbone_only(weights.batch_stats),
-            momentum=None,
-        )
+    if not _keeps_branches(arguments, weights.metadata):
+        weights = weights.without_branches()
     write_checkpoint(file, weights)
     print(f"{describe(weights)}\nPyTorch checkpoint in {file}")
 
 
-def check(arguments: argparse.Namespace) -> None:
-    """Prints how far the logits of both files differ on the same images, and whether the top five agree.
+def _keeps_branches(arguments: argparse.Namespace, metadata: Metadata) -> bool:
+    """Whether the branches of the weights, if they have any, are converted."""
+    if arguments.direction == "import":
+        return True
+    return arguments.branches or (metadata.imported and not arguments.drop_branches)
 
-    Both are read again from disk, the one by this library, the other by plain PyTorch.
+
+def check(arguments: argparse.Namespace) -> None:
+    """Prints how much the logits of both files differ on the same images, and whether the top five agree.
+
+    Both files are read again from disk, one by this library and the other by plain PyTorch.
 
     Raises:
-      InputError: they differ.
+      InputError: the logits differ.
     """
     import torch
     import torch_forward
 
     network, metadata = load_network(arguments.weights)
-    if arguments.direction == "export" and arguments.drop_branches:
+    if not _keeps_branches(arguments, metadata):
         network = network.drop_branches()
     content = torch_files.read(arguments.torch)
     tensors = {name: tensor.stored.float() for name, tensor in state_dict(content, arguments.torch).items()}
-    preprocessing = metadata["preprocessing"]
-    mean, std = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
-    pixels = read_images(arguments.check, preprocessing)
+    mean, std = metadata.preprocessing.mean, metadata.preprocessing.std
+    pixels = read_images(arguments.check, metadata.preprocessing)
     devices = Devices(batches_per_call=1)
     split = Split(pixels, np.zeros(len(pixels), np.int32))
     feed = data.held_out_feed(split, Preparation(mean, std), batch_size=BATCH, devices=devices)
-    ours = np.concatenate([output.logits for output in Forward(network, devices).batches(feed)], axis=1)
+    ours = np.concatenate([output.logits for output in Forward(network, feed, devices).batches()], axis=1)
     images = torch.tensor(np.asarray(normalise(jnp.asarray(pixels), mean, std))).permute(0, 3, 1, 2)
     theirs = torch.cat([torch_forward.logits(tensors, batch) for batch in images.split(BATCH)], dim=1).numpy()
     print(table(network.names, ours, theirs))
@@ -150,7 +167,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 
 def table(names: Sequence[str], ours: np.ndarray, theirs: np.ndarray) -> str:
-    """A table of the differences of logits [classifier, image, class]."""
+    """Formats the differences between logits [classifier, image, class] as a table."""
     rows = [["classifier", "images", "largest logit", "largest difference", "same top 5"]]
     for name, own, their in zip(names, ours, theirs, strict=True):
         best, their_best = (np.argsort(-x, axis=-1, kind="stable")[:, :5] for x in (own, their))
@@ -160,28 +177,28 @@ def table(names: Sequence[str], ours: np.ndarray, theirs: np.ndarray) -> str:
     return markdown_table(rows)
 
 
-def read_images(paths: Sequence[Path], preprocessing: Mapping[str, Any]) -> np.ndarray:
-    """Images, uint8 [image, height, width, channel]; random ones where there are no paths."""
-    view = View(preprocessing["height"], preprocessing["channels"], preprocessing["name"])
+def read_images(paths: Sequence[Path], preprocessing: Preprocessing) -> np.ndarray:
+    """Decodes images to uint8 [image, height, width, channel]; draws random ones if there are no paths."""
+    view = View(preprocessing.height, preprocessing.channels, preprocessing.name)
     if paths:
         return np.stack([folder.decode(path, view) for path in paths])
     return np.random.default_rng(0).integers(0, 256, (RANDOM_IMAGES, *view.shape), np.uint8)
 
 
 def describe(weights: Weights) -> str:
-    """The network and its weights in one line."""
+    """Describes weights and their network in one line."""
     metadata = weights.metadata
     size = sum(np.size(array) for array in weights.params.values())
     parts = [
-        models.describe(metadata["model"]),
-        f"{len(metadata['class_names'])} classes",
-        f"{weights.num_branches} branches",
+        models.describe(metadata.model),
+        f"{len(metadata.class_names)} classes",
+        f"{len(metadata.branches)} branches",
         f"{size:,} parameters",
     ]
     if weights.momentum is not None:
         parts.append("momentum")
-    if metadata.get("epoch") is not None:
-        parts.append(f"after {metadata['epoch']} epochs")
+    if metadata.epoch is not None:
+        parts.append(f"after {metadata.epoch} epochs")
     return ", ".join(parts)
 
 

@@ -2,13 +2,13 @@
 
     python tools/prepare_dataset.py NAME [--data_dir DIR] [--manual_dir DIR]
 
-NAME is what tfds calls the data set, e.g. cifar100, mnist, imagenet2012 or imagenet_resized/32x32. Its
-published files are downloaded, unless they lie in the manual_dir, e.g. cifar-10-binary.tar.gz or
-cifar-100-binary.tar.gz. Those with another checksum than tfds knows are refused. imagenet2012 is never
-downloaded: put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar there.
+NAME is the name of the data set in tfds, e.g. cifar100, mnist, imagenet2012 or imagenet_resized/32x32. Its
+published files are downloaded unless they are in manual_dir, e.g. as cifar-10-binary.tar.gz or
+cifar-100-binary.tar.gz. Files whose checksum is not the one in tfds are refused. imagenet2012 is never
+downloaded: put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into manual_dir.
 
-A preparation that fails leaves complete downloads at most. One that was killed leaves folders incomplete.*,
-which the next one that succeeds removes, and *.tmp.* among the downloads.
+A preparation that fails leaves nothing but complete downloads. One that is killed also leaves folders
+incomplete.*, which the next successful preparation removes, and files *.tmp.* among the downloads.
 """
 
 import argparse
@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from dks_jax.command_line import Parser, run
-from dks_jax.data import tfds_source
-from dks_jax.errors import InputError
+from dks_jax.data.sources.tfds import NAME, data_dir, require
+from dks_jax.runtime.errors import InputError
 
-# What tfds would leave out of the prepared data set, with a mere warning, where it is absent.
+# If one of these files is absent, tfds only warns and leaves out a part of the data set.
 MANUAL_FILES = {"imagenet2012": ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")}
 
 
@@ -40,9 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    # tfds uses importlib_resources here and does not say so.
+    # tfds needs importlib_resources to prepare data sets, but does not declare it as a dependency.
     needed = ("tensorflow_datasets", "array_record", "importlib_resources", "tensorflow")
-    tfds_source.require(*needed, extra="prepare")
+    require(*needed, extra="prepare")
     restrain()
     builder = find_builder(arguments.name, arguments.data_dir)
     done = is_prepared(builder)
@@ -52,13 +52,11 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The name and the two folders that a command line asks for."""
+    """Parses a command line; raises InputError if an argument is wrong."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = Parser("python tools/prepare_dataset.py", description=__doc__, formatter_class=layout)
     parser.add_argument("name", metavar="NAME", help="of the data set, NAME[/CONFIG][:VERSION]")
-    parser.add_argument(
-        "--data_dir", type=tfds_source.data_dir, default="", metavar="DIR", help="default: that of tfds"
-    )
+    parser.add_argument("--data_dir", type=data_dir, default="", metavar="DIR", help="default: that of tfds")
     parser.add_argument("--manual_dir", type=Path, metavar="DIR", help="default: DATA_DIR/downloads/manual")
     arguments = parser.parse_args(argv)
     if arguments.manual_dir is None:
@@ -70,16 +68,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def restrain() -> None:
-    """Keeps TensorFlow and tfds, before they are loaded, from logging and TensorFlow from taking a GPU."""
+    """Silences TensorFlow and tfds and hides GPUs from TensorFlow; to be called before they are imported."""
     from absl import logging
 
-    # The level does not keep TensorFlow 2.21 from announcing oneDNN.
+    # TensorFlow 2.21 announces oneDNN at every log level.
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_VISIBLE_DEVICES": "-1"}
     logging.set_verbosity(logging.ERROR)
 
 
 def find_builder(name: str, data_dir: Path) -> Any:
-    """What prepares the data set `name`, by the code that comes with tfds and no other.
+    """Finds the builder of a data set among those that come with tfds.
 
     Raises:
       InputError: tfds has no such data set, configuration or version.
@@ -87,7 +85,7 @@ def find_builder(name: str, data_dir: Path) -> Any:
     import tensorflow_datasets as tfds
     from google.protobuf import json_format
 
-    match = tfds_source.NAME.fullmatch(name)
+    match = NAME.fullmatch(name)
     known = tfds.list_builders(with_community_datasets=False)
     if match is None or match["name"] not in known:
         close = difflib.get_close_matches(match["name"] if match else name, known)
@@ -121,10 +119,10 @@ def is_prepared(builder: Any) -> bool:
 
 
 def prepare(builder: Any, data_dir: Path, manual_dir: Path) -> None:
-    """Downloads what is not in the manual_dir, and writes the data set as array_record files.
+    """Downloads the files that are not in `manual_dir`, and writes the data set as array_record files.
 
     Raises:
-      InputError: a file is absent or another one than the published, or cannot be downloaded.
+      InputError: a file is absent, differs from the published one or cannot be downloaded.
     """
     import requests
     import tensorflow_datasets as tfds
@@ -147,7 +145,7 @@ def prepare(builder: Any, data_dir: Path, manual_dir: Path) -> None:
             raise not_downloaded(builder, manual_dir, error) from error
         except OSError:
             raise
-        # Not a list of types: the code of a data set fails in any way on files that it does not expect.
+        # The code of a data set can raise any error on files that it does not expect.
         except Exception as error:
             raise InputError(
                 f"tfds cannot prepare {builder.name} ({type(error).__name__}: {_line(error)}); look at the "
@@ -156,7 +154,7 @@ def prepare(builder: Any, data_dir: Path, manual_dir: Path) -> None:
 
 
 def check_manual_files(builder: Any, manual_dir: Path) -> None:
-    """Raises InputError where files that tfds never downloads are not in the manual_dir."""
+    """Raises InputError if a file that tfds never downloads is not in `manual_dir`."""
     missing = [name for name in MANUAL_FILES.get(builder.name, ()) if not (manual_dir / name).exists()]
     if missing:
         raise InputError(
@@ -172,7 +170,7 @@ def check_manual_files(builder: Any, manual_dir: Path) -> None:
 
 
 def not_downloaded(builder: Any, manual_dir: Path, error: Exception) -> InputError:
-    """What to do where the network fails."""
+    """The error for a failed download, with the addresses of the files."""
     names = {url: info.filename for url, info in (builder.url_infos or {}).items()}
     urls = [url for url, name in names.items() if name and not (manual_dir / name).exists()]
     remedy = (
@@ -183,7 +181,7 @@ def not_downloaded(builder: Any, manual_dir: Path, error: Exception) -> InputErr
 
 @contextmanager
 def scratch_folder(builder: Any, downloads: Path) -> Iterator[Path]:
-    """A folder to unpack archives in; at the end it is removed, and with it whatever else is half-done."""
+    """Makes a folder for unpacked archives; at the end removes it and all other incomplete files."""
     target = Path(builder.data_dir)
     absent = [path for path in (downloads / builder.name, downloads, *target.parents) if not path.exists()]
     suffix = f"_{builder.info.full_name.replace('/', '_')}"
@@ -199,11 +197,11 @@ def scratch_folder(builder: Any, downloads: Path) -> Iterator[Path]:
         downloads.mkdir(parents=True, exist_ok=True)
         yield Path(tempfile.mkdtemp(prefix="incomplete.", suffix=suffix, dir=downloads))
     except BaseException:
-        # Other processes may be at work on what was there before.
+        # Other processes may still be working on what was there before.
         _remove((unfinished() | partial()) - others)
         raise
     else:
-        # Who is preparing the same data set can only fail now.
+        # Other processes that prepare the same data set can only fail now.
         _remove(unfinished())
     finally:
         for path in absent:
@@ -217,7 +215,7 @@ def _remove(folders: set[Path]) -> None:
 
 
 def summary(builder: Any, data_dir: Path) -> str:
-    """What is prepared and how to train with it, in one line."""
+    """Describes the prepared data set, and how to train with it, in one line."""
     config = builder.builder_config
     name = f"{builder.name}/{config.name}" if config else builder.name
     counts = ", ".join(f"{split.num_examples:,} {split.name}" for split in builder.info.splits.values())

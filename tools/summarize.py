@@ -3,10 +3,10 @@
     python tools/summarize.py RUN... [--output DIR]
 
 RUN is the workdir of a run, or a folder of workdirs, e.g. runs/. The tables are printed. With --output they
-are written too, as DIR/table.md and (unrounded) DIR/table.csv, and the curves as DIR/curves.png and .svg.
+are also written to DIR/table.md and, unrounded, to DIR/table.csv, and the curves to DIR/curves.png and .svg.
 
-Runs that differ in nothing but the seed are averaged. The methods are columns; any other difference, in the
-config or the images, makes a row of its own. Unfinished, damaged and repeated runs are left out, and listed.
+Runs that differ only in the seed are averaged. Each method is a column; any other difference in the config or
+the images makes a separate row. Unfinished, damaged and repeated runs are left out and listed.
 """
 
 import argparse
@@ -29,15 +29,16 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from dks_jax import command_line
-from dks_jax.configuration import fits, flatten
-from dks_jax.errors import InputError
-from dks_jax.files import replacing
-from dks_jax.logs import Record, read_records
-from dks_jax.tables import markdown_table
-from dks_jax.workdir import FREE_FIELDS
+from dks_jax import command_line, models
+from dks_jax.config import BY_METHOD, fits, flatten, recorded
+from dks_jax.reporting.metrics_log import Record, read_records
+from dks_jax.reporting.tables import markdown_table
+from dks_jax.runtime.errors import InputError
+from dks_jax.runtime.files import atomic_write
+from dks_jax.training.workdir import FREE_FIELDS
 
-# Columns and colours by `config.method`; Okabe and Ito's colours, which colour-blind readers tell apart.
+# Column titles and colours by `config.method`. The colours are Okabe and Ito's, which remain distinct for
+# colour-blind readers.
 METHODS = {
     "baseline": ("baseline", "#000000"),
     "ds": ("DS", "#e69f00"),
@@ -45,14 +46,14 @@ METHODS = {
     "top_down": ("top-down", "#009e73"),
     "bottom_up": ("bottom-up", "#cc79a7"),
 }
-# The columns of the paper; the other methods have one where there are runs of them.
+# Methods that always have a column, as in the paper; another method has one if there are runs of it.
 PAPER = ("baseline", "ds", "dks")
 TITLES = {
     "last": "**Test error of the main classifier, last epoch, in %**",
-    "best": "**The same at the best epoch of each run**, which is chosen by the test images and so flatters",
+    "best": "**The same at the best epoch of each run**, optimistic because the test images choose the epoch",
 }
 LINES = {"train": "--", "test": "-"}
-# What is read from config.json; "images." stands for its "data".
+# Fields that are needed from config.json; its section "data" is named "images." here.
 NEEDED = {"method": str, "seed": int, "epochs": int, "model.name": str, "data.source": str, "data.name": str}
 NEEDED |= {"images.train_images": int, "images.test_images": int}
 
@@ -60,10 +61,11 @@ NEEDED |= {"images.train_images": int, "images.test_images": int}
 class Run(NamedTuple):
     """A finished run.
 
-    experiment: all that its result depends on but method and seed: fields of the config, facts of the images.
-    train, test: error of the main classifier after every epoch, in %.
-    errors: test errors in %: "last" and "best" of the main classifier, and, by its name, the last of every
-      branch.
+    folder: the workdir.
+    method, seed: fields of the config.
+    experiment: everything else that the result depends on: fields of the config and facts about the images.
+    train, test: error of the main classifier after each epoch, in %.
+    errors: test errors in %: "last" and "best" of the main classifier, and the last of each branch by name.
     """
 
     folder: Path
@@ -76,7 +78,11 @@ class Run(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The runs of one experiment by method, sorted by seed, and its labels."""
+    """A row of the tables: the runs of one experiment.
+
+    network, data, setting: labels of the experiment.
+    runs: runs by method, sorted by seed.
+    """
 
     network: str
     data: str
@@ -99,42 +105,47 @@ def _summarize(arguments: argparse.Namespace) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The runs and the output that a command line asks for."""
+    """Parses a command line; raises InputError if an argument is wrong."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = command_line.Parser("python tools/summarize.py", description=__doc__, formatter_class=layout)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="workdir, or folder of workdirs")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write to; by default none")
     arguments = parser.parse_args(argv)
-    # A run has a curves.png of its own.
+    # The curves would overwrite the curves.png of the run.
     if arguments.output and is_run(arguments.output):
         raise InputError(f"`--output` must not be the workdir of a run; got {arguments.output}.")
     return arguments
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is the workdir of a run, be it damaged."""
+    """Whether a folder is the workdir of a run, which may be damaged."""
     return (folder / "config.json").exists() or (folder / "metrics.jsonl").exists()
 
 
 def find_runs(given: Iterable[Path]) -> list[Path]:
-    """The workdirs among some folders and directly in them, each once.
+    """Finds the workdirs among the given folders and directly in them, each once.
 
     Raises:
-      InputError: one of the folders is no workdir and holds none.
+      InputError: one of the folders is not a workdir and holds none.
     """
     found: dict[Path, Path] = {}
     for folder in given:
         runs = [folder] if is_run(folder) else sorted(filter(is_run, folder.glob("*")))
         if not runs:
             problem = "is neither" if folder.exists() else "does not exist"
-            raise InputError(f"`RUN` must be the workdir of a run or a folder of such; {folder} {problem}.")
+            raise InputError(
+                f"`RUN` must be the workdir of a run or a folder of workdirs; {folder} {problem}."
+            )
         for run in runs:
             found.setdefault(run.resolve(), run)
     return list(found.values())
 
 
 def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
-    """The finished runs, every experiment, method and seed once; and the other folders, each with the reason.
+    """Reads finished runs, one for each experiment, method and seed.
+
+    Returns:
+      The runs, and a line for each folder that was left out, with the reason.
 
     Raises:
       InputError: no run is finished.
@@ -158,15 +169,16 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
 
 
 def read_run(folder: Path) -> Run:
-    """The run in a workdir.
+    """Reads the run in a workdir.
 
     Raises:
-      InputError: it is unfinished or damaged; the message is the reason alone.
+      InputError: the run is unfinished or damaged; the message is only the reason.
     """
     description = _read(folder / "config.json", lambda path: json.loads(path.read_text()))
     _require(description, {"config": dict, "data": dict}, "config.json")
-    fields = flatten({**description["config"], "images": description["data"]})
-    _require(fields, NEEDED, "config.json")
+    written = flatten({**description["config"], "images": description["data"]})
+    _require(written, NEEDED, "config.json")
+    fields = written | recorded(description["config"], models.arguments)
     if fields["method"] not in METHODS:
         raise InputError(f"damaged: config.json has the unknown method {fields['method']!r}")
     method, seed = fields.pop("method"), fields.pop("seed")
@@ -180,7 +192,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _splits(folder: Path, epochs: int) -> list[list[Record]]:
-    """The lines on the training images and those on the held-out ones, of a run that came to its end."""
+    """Reads the log of a finished run; returns the records of the training and of the held-out split."""
     records = _read(folder / "metrics.jsonl", read_records)
     for number, record in enumerate(records, 1):
         _check(record, f"line {number} of metrics.jsonl")
@@ -217,7 +229,7 @@ def _check(record: Any, where: str) -> None:
 
 
 def make_rows(runs: Sequence[Run]) -> list[Row]:
-    """The runs by experiment and method, sorted by their labels."""
+    """Groups runs by experiment and method; the rows are sorted by their labels."""
     experiments: list[dict[str, Any]] = []
     for run in runs:
         if run.experiment not in experiments:
@@ -239,8 +251,9 @@ def network_label(experiment: Mapping[str, Any]) -> str:
     name = model.pop("name")
     if name == "wide_resnet" and {"depth", "width"} <= model.keys():
         name = f"WRN-{model.pop('depth')}-{model.pop('width')}"
-    if model.get("dropout") == 0:
-        del model["dropout"]
+    for argument, usual in (("dropout", 0), ("branches", BY_METHOD)):
+        if model.get(argument) == usual:
+            del model[argument]
     return " ".join([name, *(f"{argument} {value}" for argument, value in model.items())])
 
 
@@ -252,20 +265,23 @@ def data_label(experiment: Mapping[str, Any]) -> str:
 
 
 def setting_label(experiment: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> str:
-    """The fields in which an experiment differs from any other one, e.g. "epochs 40; norm_groups 2"."""
+    """The fields in which an experiment differs from others, e.g. "epochs 40; norm_groups 2"."""
     parts = []
     for name in sorted({name for other in others for name in other}):
         value = experiment.get(name, "absent")
-        if any(other.get(name, "absent") != value for other in others):
+        # An explicit teaching matrix is always shown, since the column of the method would mislead.
+        explicit = name == "synergy.teaches" and value != BY_METHOD
+        if explicit or any(other.get(name, "absent") != value for other in others):
             text = value if value and isinstance(value, str) else json.dumps(value)
             parts.append(f"{name} {text if len(text) <= 60 else text[:57] + '...'}")
     return "; ".join(parts)
 
 
 def summary(runs: Sequence[Run]) -> dict[str, Any]:
-    """What some runs, at least one, come to: their number, seeds, and the spread of each of their `errors`.
+    """Summarises one or more runs by their number, their seeds and statistics of each of their `errors`.
 
-    E.g. last_mean, last_std (of a sample, with n - 1; None of a single run), last_min and last_max, in %.
+    The statistics of e.g. the error "last" are last_mean, last_std (sample standard deviation with n - 1;
+    None for a single run), last_min and last_max, in %.
     """
     figures: dict[str, Any] = {"runs": len(runs), "seeds": " ".join(str(run.seed) for run in runs)}
     for error in runs[0].errors:
@@ -277,7 +293,7 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def markdown(rows: Sequence[Row], left_out: Sequence[str]) -> str:
-    """A table per error, and the folders left out."""
+    """Formats a table for each error, and the list of the folders that were left out."""
     labels = ["network", "data", "setting"][: 3 if any(row.setting for row in rows) else 2]
     methods = [m for m in METHODS if m in PAPER or any(m in row.runs for row in rows)]
     header = [*labels, *(METHODS[method][0] for method in methods)]
@@ -301,7 +317,7 @@ def _cell(runs: Sequence[Run] | None, error: str) -> str:
 
 
 def comma_separated(rows: Sequence[Row]) -> str:
-    """A line per row and method with the unrounded `summary` of its runs."""
+    """Formats the unrounded `summary` of the runs as CSV, with a line for each row and method."""
     lines = [
         {"network": row.network, "data": row.data, "setting": row.setting, "method": method, **summary(runs)}
         for row in rows
@@ -316,7 +332,10 @@ def comma_separated(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """Train and test error over the epochs, a panel per row: mean and range of the runs of every method."""
+    """Draws train and test error over the epochs, in a panel for each row.
+
+    The curve of a method is the mean of its runs, with a band for their range.
+    """
     columns = math.ceil(math.sqrt(len(rows)))
     lines = math.ceil(len(rows) / columns)
     figure = Figure(figsize=(4.8 * columns, 3.6 * lines + 0.3), layout="constrained")
@@ -329,7 +348,7 @@ def draw(rows: Sequence[Row]) -> Figure:
 
 
 def draw_row(axes: Axes, row: Row) -> None:
-    """The learning curves of one experiment."""
+    """Draws the learning curves of one experiment."""
     shown = np.array([(run.train, run.test) for runs in row.runs.values() for run in runs])
     epochs = np.arange(1, shown.shape[-1] + 1)
     for method, runs in row.runs.items():
@@ -342,7 +361,7 @@ def draw_row(axes: Axes, row: Row) -> None:
             marker = "." if len(epochs) == 1 else None
             axes.plot(epochs, curves.mean(0), style, color=color, lw=1.3, marker=marker, label=label)
             axes.fill_between(epochs, curves.min(0), curves.max(0), color=color, alpha=0.2, lw=0)
-    # The steep first tenth would press the rest, where the methods differ, against the axis.
+    # The first tenth is left out of the range, because its steep fall would flatten the rest of the curves.
     top = 1.05 * max(1.0, shown[..., len(epochs) // 10 :].max())
     title = (f"{row.network} on {row.data}", row.setting)
     text = "\n".join(textwrap.fill(line, 62) for line in title if line)
@@ -355,15 +374,15 @@ def draw_row(axes: Axes, row: Row) -> None:
 
 
 def write(output: Path, tables: str, rows: Sequence[Row]) -> None:
-    """Writes tables and curves into a folder."""
+    """Writes tables and curves to a folder."""
     texts, figure = {"table.md": tables, "table.csv": comma_separated(rows)}, draw(rows)
     output.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        with replacing(output / name) as partial:
+        with atomic_write(output / name) as partial:
             partial.write_text(text, encoding="utf-8", newline="")
-    # With a salt and without a date the SVG of the same runs is always the same.
+    # A fixed salt and no date make the SVG reproducible.
     for form, metadata in (("png", None), ("svg", {"Date": None})):
-        with replacing(output / f"curves.{form}") as partial, rc_context({"svg.hashsalt": "dks-jax"}):
+        with atomic_write(output / f"curves.{form}") as partial, rc_context({"svg.hashsalt": "dks-jax"}):
             figure.savefig(partial, format=form, dpi=200, metadata=metadata)
 
 

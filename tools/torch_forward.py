@@ -1,6 +1,6 @@
-"""The forward pass of PyTorch checkpoints in plain PyTorch, by the names of their tensors.
+"""The forward pass of checkpoints in plain PyTorch, by the names of their tensors.
 
-The other side of the comparisons that convert_pytorch.py and benchmark.py make: it knows nothing of dks_jax.
+convert_pytorch.py and benchmark.py compare this library with it, so it does not use dks_jax.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,21 +15,22 @@ Norm = Callable[[Tensor, Tensors, str], Tensor]
 
 
 def logits(tensors: Tensors, images: Tensor) -> Tensor:
-    """Logits [classifier, batch, class] in depth order, in evaluation mode.
+    """The logits [classifier, batch, class] in depth order, in evaluation mode.
 
-    images: normalised, [batch, 3, height, width].
-
-    The tensors are those of a torchvision ResNet, with or without the branches of DHM, or of a wide ResNet as
-    released with DKS.
+    Args:
+      tensors: state dict of a torchvision ResNet, with or without the branches of DHM, or of a wide ResNet as
+        released with DKS.
+      images: normalised images, [batch, channel, height, width].
     """
     with torch.no_grad():
         return torch.stack(outputs(tensors, images))
 
 
 def outputs(tensors: Tensors, images: Tensor, *, training: bool = False) -> list[Tensor]:
-    """The logits of each classifier, [batch, class], as `logits` stacks them.
+    """The logits [batch, class] of each classifier in depth order; for the arguments see `logits`.
 
-    training: normalises by the batch, and moves the running statistics in place.
+    Args:
+      training: whether to normalise by the statistics of the batch and update the running ones in place.
     """
     network = _wide_resnet if "conv0" in tensors else _resnet
     return network(tensors, images, partial(_norm, training=training))
@@ -51,7 +52,7 @@ def _blocks(tensors: Tensors, prefix: str) -> list[str]:
 
 def _resnet(tensors: Tensors, images: Tensor, norm: Norm) -> list[Tensor]:
     def block(x: Tensor, name: str, stride: int) -> Tensor:
-        # The 3x3 convolution of a bottleneck has the stride, the first one of a basic block.
+        # The stride is that of the 3x3 convolution in a bottleneck, and of the first one in a basic block.
         convolutions = (
             ("conv1", "conv2", "conv3") if f"{name}.conv3.weight" in tensors else ("conv1", "conv2")
         )
@@ -70,7 +71,7 @@ def _resnet(tensors: Tensors, images: Tensor, norm: Norm) -> list[Tensor]:
                 tensors,
                 f"{name}.downsample.1",
             )
-        # In place, as in torchvision: a sixth faster for ResNet-50 on two cores.
+        # As in torchvision this is done in place, which makes ResNet-50 a sixth faster on two cores.
         return F.relu_(out.add_(x))
 
     def layer(x: Tensor, name: str, stride: int = 2) -> Tensor:

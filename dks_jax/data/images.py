@@ -1,4 +1,4 @@
-"""What every data source returns: labelled uint8 images, in memory or to be decoded one by one."""
+"""The common form of all data sources: labelled uint8 images, in memory or decoded one by one."""
 
 import os
 import warnings
@@ -10,13 +10,13 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from dks_jax.errors import InputError
+from dks_jax.runtime.errors import InputError
 
 
 class UnreadableError(InputError):
-    """An image on disk that cannot be read.
+    """An image on disk cannot be read.
 
-    name: its path, or e.g. "image 12 of the split validation of imagenet2012:5.1.0".
+    name: path of the image, or e.g. "image 12 of the split validation of imagenet2012:5.1.0".
     """
 
     def __init__(self, name: str, message: str):
@@ -25,7 +25,7 @@ class UnreadableError(InputError):
 
 
 class Split(NamedTuple):
-    """Labelled images of one size, in memory.
+    """Labelled images of one size, held in memory.
 
     images: uint8 [example, height, width, channel], range 0 to 255.
     labels: int32 [example], range 0 to number of classes - 1.
@@ -40,34 +40,37 @@ class Split(NamedTuple):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width, channels."""
+        """Height, width and channels."""
         return self.images.shape[1:]
 
     @property
     def checksum(self) -> int:
-        """Of every image and label."""
+        """The CRC-32 checksum of all images and labels."""
         return zlib.crc32(self.labels.tobytes(), zlib.crc32(self.images.tobytes()))
 
 
 class Read(Protocol):
-    """From an index to the image, uint8 [height, width, channel], and its label.
+    """Reads the image, uint8 [height, width, channel], and the label of the example at an index.
 
-    `rng` is what a training image is augmented with, where it is augmented as it is read; None leaves that
-    out. Threads call it at the same time. Raises UnreadableError where the image cannot be decoded.
+    Several threads may call it at the same time. `rng` is the random generator for images that are augmented
+    as they are read; None turns this augmentation off.
+
+    Raises:
+      UnreadableError: the image cannot be decoded.
     """
 
     def __call__(self, index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]: ...
 
 
 class StoredSplit(NamedTuple):
-    """Labelled images of one size, on disk; an image is decoded when it is read.
+    """Labelled images of one size on disk, each of which is decoded when it is read.
 
-    num_examples: how many there are.
-    image_shape: height, width, channels.
-    checksum: of what tells the images from others without decoding them, e.g. their names and sizes.
-    read: the image and the label of an example.
-    name: what an example is called in lists of results, e.g. the path of its file; to tell it may take as
-      long as to read the example.
+    num_examples: number of examples.
+    image_shape: height, width and channels.
+    checksum: CRC-32 of facts that identify the images without decoding them, e.g. their names and sizes.
+    read: function that reads an example; see `Read`.
+    name: function from an index to the name of the example in lists of results, e.g. the path of its file. It
+      may take as long as reading the example.
     """
 
     num_examples: int
@@ -77,16 +80,16 @@ class StoredSplit(NamedTuple):
     name: Callable[[int], str] = str
 
     def in_memory(self) -> Split:
-        """Decodes every image, in threads: decoders release the interpreter lock."""
+        """Decodes all images, in threads, since decoders release the global interpreter lock."""
         images = np.empty((self.num_examples, *self.image_shape), dtype=np.uint8)
         labels = np.empty(self.num_examples, dtype=np.int32)
 
         def fill(index: int) -> None:
             images[index], labels[index] = self.read(index)
 
-        # Around the pool and not inside `read`, because the warning filters belong to the whole process.
+        # The filter is set around the pool and not inside `read`, because it applies to the entire process.
         with warnings.catch_warnings(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            # Pillow warns of odd metadata, palettes and large images that it decodes all the same.
+            # Pillow warns of unusual metadata, palettes and sizes, although it decodes the images correctly.
             warnings.filterwarnings("ignore", module=r"PIL\.")
             indices = range(self.num_examples)
             for _ in tqdm(pool.map(fill, indices), total=len(indices), unit="image", disable=None):
@@ -103,13 +106,14 @@ class ImageData(NamedTuple):
 
     @property
     def held_out(self) -> "HeldOut":
+        """The held-out split with the class names."""
         return HeldOut(self.test, self.class_names)
 
     def in_memory(self, train_per_class: int, test_per_class: int) -> "ImageData":
-        """Both splits decoded, and of every class the first images alone; 0 for all.
+        """Decodes both splits and keeps the first images of every class; 0 keeps all of them.
 
         Raises:
-          InputError: a class has fewer, or an image cannot be decoded.
+          InputError: a class has fewer images, or an image cannot be decoded.
         """
         train = _in_memory(self.train, train_per_class, self.class_names, "train_per_class")
         return ImageData(train, *self.held_out.in_memory(test_per_class))
@@ -122,10 +126,10 @@ class HeldOut(NamedTuple):
     class_names: tuple[str, ...]
 
     def in_memory(self, test_per_class: int) -> "HeldOut":
-        """The split decoded, and of every class the first images alone; 0 for all.
+        """Decodes the split and keeps the first images of every class; 0 keeps all of them.
 
         Raises:
-          InputError: a class has fewer, or an image cannot be decoded.
+          InputError: a class has fewer images, or an image cannot be decoded.
         """
         split = _in_memory(self.split, test_per_class, self.class_names, "test_per_class")
         return HeldOut(split, self.class_names)
@@ -140,10 +144,16 @@ def _in_memory(split: Split | StoredSplit, count: int, class_names: tuple[str, .
 
 
 def first_per_class(labels: np.ndarray, count: int, class_names: tuple[str, ...], field: str) -> np.ndarray:
-    """Indices of the first `count` examples of every class, rising; of all examples where `count` is 0.
+    """The indices of the first `count` examples of every class, ascending; all indices where `count` is 0.
+
+    Args:
+      labels: integers [example].
+      count: number of examples per class.
+      class_names: names of the classes in label order.
+      field: field of `config.data` that sets `count`, for the error message.
 
     Raises:
-      InputError: a class has fewer; it names the class and the config's `field`.
+      InputError: a class has fewer examples.
     """
     if count == 0:
         return np.arange(len(labels))

@@ -1,19 +1,27 @@
-"""How uint8 images become the input of the network, inside the compiled step."""
+"""Normalisation and augmentation of uint8 images, which run inside the compiled step."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from dks_jax.data.augment import crop_and_flip, normalise
+from dks_jax.data.augmentation import crop_and_flip, example_keys, normalise
+
+# Maps PRNG keys [batch] and normalised images to augmented images, e.g. with a random part erased.
+Augmentation: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
+
+# The streams 0 and 1 of an example's key belong to the crop and the flip, which split the key in two.
+FIRST_STREAM = 2
 
 
 class Preparation(NamedTuple):
-    """Normalisation and augmentation.
+    """Turns uint8 images into the input of the network.
 
-    mean, std: per channel, of images in the range 0 to 1.
+    mean, std: per-channel statistics of pixels in the range 0 to 1.
     padding, pad_mode, flip: augmentation of training images; see `crop_and_flip`.
-    dtype: of the prepared images, and thereby of the network's computation.
+    dtype: dtype of the prepared images, in which the network then computes.
+    augmentations: further augmentations of the normalised training images, applied in this order.
     """
 
     mean: tuple[float, ...]
@@ -22,14 +30,33 @@ class Preparation(NamedTuple):
     pad_mode: str = "reflect"
     flip: bool = False
     dtype: Any = jnp.float32
+    augmentations: tuple[Augmentation, ...] = ()
 
-    def training(self, images: jax.Array, positions: jax.Array, indices: jax.Array, key: jax.Array):
-        """The images at `positions`, augmented and normalised; arguments as of `crop_and_flip`."""
-        augmented = crop_and_flip(
-            images, positions, indices, key, padding=self.padding, pad_mode=self.pad_mode, flip=self.flip
+    def training(
+        self, images: jax.Array, positions: jax.Array, indices: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        """Augments and normalises the images at `positions`.
+
+        Args:
+          images: uint8 [image, height, width, channel].
+          positions: integers [batch], the position of each example in `images`.
+          indices: integers [batch], the index of each example in its data set.
+          key: PRNG key of the epoch.
+
+        Returns:
+          Images of the type `dtype`, [batch, height, width, channel].
+        """
+        keys = example_keys(key, indices)
+        cropped = crop_and_flip(
+            images, positions, keys, padding=self.padding, pad_mode=self.pad_mode, flip=self.flip
         )
-        return self.evaluation(augmented)
+        batch = self.evaluation(cropped)
+        for stream, augmentation in enumerate(self.augmentations, start=FIRST_STREAM):
+            batch = augmentation(
+                jax.vmap(lambda k, stream=stream: jax.random.fold_in(k, stream))(keys), batch
+            )
+        return batch
 
     def evaluation(self, images: jax.Array) -> jax.Array:
-        """The images normalised."""
+        """Normalises images without augmentation."""
         return normalise(images, self.mean, self.std, self.dtype)

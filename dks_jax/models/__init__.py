@@ -1,77 +1,119 @@
-"""The backbones by the name that `config.model.name` gives."""
+"""The networks by their names in `config.model.name`; each family is a module of its own."""
 
-import inspect
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 from flax import nnx
 
-from dks_jax.configuration import fits
-from dks_jax.errors import InputError
-from dks_jax.functional import get_arrays
+from dks_jax import config
+from dks_jax.config import PUBLISHED, Config, Field
 from dks_jax.models import resnet, wide_resnet
-from dks_jax.supervision import DeeplySupervised
+from dks_jax.models.family import Backbone, Family, Layers, Network, Preprocessing, TorchFormat, assemble
+from dks_jax.nn.functional import get_arrays
+from dks_jax.runtime.errors import InputError
+from dks_jax.supervision import BranchSpec, DeeplySupervised, branch_specs, require_forks
+
+__all__ = [
+    "NETWORKS",
+    "Backbone",
+    "Family",
+    "Layers",
+    "Network",
+    "Preprocessing",
+    "TorchFormat",
+    "arguments",
+    "assemble",
+    "build",
+    "check",
+    "describe",
+    "get_family",
+    "load_config",
+    "resolve_branches",
+    "shapes",
+]
+
+NETWORKS: dict[str, Family] = {**wide_resnet.NETWORKS, **resnet.NETWORKS}
+# The fields of `config.model` that are not arguments of a network.
+COMMON = ("name", "branches")
 
 
-class Model(NamedTuple):
-    """How to build a network, and how to check the arguments that a config gives it."""
+def get_family(name: Any) -> Family:
+    """The family of the network with the given name.
 
-    build: Callable[..., DeeplySupervised]
-    check: Callable[..., None]
-
-
-class Network(NamedTuple):
-    """What it takes to `build` a network for weights that exist.
-
-    model: as `config.model` has it.
+    Raises:
+      InputError: there is no network with this name.
     """
-
-    model: dict[str, Any]
-    num_classes: int
-    channels: int
-    branches: bool
+    if name not in NETWORKS:
+        raise InputError(f"`model.name` must be one of {', '.join(NETWORKS)}; got {name!r}.")
+    return NETWORKS[name]
 
 
-def _takes_no_arguments() -> None:
-    """The check of a model that its name alone describes."""
+def arguments(name: str) -> Mapping[str, Field]:
+    """The schema of a network's arguments.
+
+    Raises:
+      InputError: there is no network with this name.
+    """
+    return get_family(name).arguments
 
 
-MODELS = {"wide_resnet": Model(wide_resnet.wide_resnet, wide_resnet.check)} | {
-    f"resnet{depth}": Model(partial(resnet.resnet, depth), _takes_no_arguments) for depth in resnet.RECIPES
-}
+def load_config(file: str, overrides: Mapping[str, str] | None = None) -> Config:
+    """Loads a config file, including the arguments of its network; see `config.load`."""
+    return config.load(file, overrides or {}, arguments)
 
 
-def check(model: Mapping[str, Any]) -> None:
-    """Raises InputError for a model of no name in MODELS, or an argument missing, unknown or out of range."""
-    given = dict(model)
-    name = given.pop("name")
-    if name not in MODELS:
-        raise InputError(f"`model.name` must be one of {', '.join(MODELS)}; got {name!r}.")
-    types = arguments(name)
-    if set(given) != set(types):
+def check(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks the arguments of a network and completes them with their defaults.
+
+    Args:
+      model: name of the network and its arguments, as in `config.model`; branches are ignored.
+
+    Returns:
+      All arguments of the network by name.
+
+    Raises:
+      InputError: there is no network with this name, or an argument is unknown or out of range.
+    """
+    own = get_family(model["name"])
+    given = {name: value for name, value in model.items() if name not in COMMON}
+    if unknown := sorted(set(given) - set(own.arguments)):
         raise InputError(
-            f"The fields of `model` for {name} must be {', '.join(types) or 'none but its name'}; got "
-            f"{', '.join(given) or 'none'}."
+            f"The arguments of {model['name']} are {', '.join(own.arguments) or 'none'}; got "
+            f"`{unknown[0]}`: leave it out."
         )
-    for argument, value in given.items():
-        if not fits(value, types[argument]):
-            raise InputError(f"`model.{argument}` must be of type {types[argument].__name__}; got {value!r}.")
-    MODELS[name].check(**given)
-
-
-def arguments(name: str) -> dict[str, type]:
-    """The arguments that a config gives the model of this name, and their types."""
-    parameters = inspect.signature(MODELS[name].check, eval_str=True).parameters
-    return {argument: parameter.annotation for argument, parameter in parameters.items()}
+    values = {name: given.get(name, row.default) for name, row in own.arguments.items()}
+    config.check(
+        {f"model.{name}": value for name, value in values.items()},
+        {f"model.{name}": row for name, row in own.arguments.items()},
+    )
+    own.check(**values)
+    return values
 
 
 def describe(model: Mapping[str, Any]) -> str:
-    """The name of a model and its arguments."""
-    # Sorted, since a config lists them in the order of the alphabet.
-    arguments = ", ".join(f"{field} {value}" for field, value in sorted(model.items()) if field != "name")
-    return f"{model['name']} ({arguments})" if arguments else model["name"]
+    """The name of a network with its arguments, e.g. "wide_resnet (depth 28, dropout 0.0, width 10)"."""
+    # Sorted like the fields of a ConfigDict, so that a config and its weights read the same.
+    own = ", ".join(f"{field} {value}" for field, value in sorted(model.items()) if field not in COMMON)
+    return f"{model['name']} ({own})" if own else model["name"]
+
+
+def resolve_branches(model: Mapping[str, Any], branches: Any) -> tuple[BranchSpec, ...]:
+    """Turns the branches of a config into specifications, and checks them against the network.
+
+    Args:
+      model: name of the network and its arguments.
+      branches: "published", or a tuple (after, blocks, widths) for each branch.
+
+    Raises:
+      InputError: as for `check`, or a branch is not such a tuple or forks after a stage that does not exist.
+    """
+    own, values = get_family(model["name"]), check(model)
+    specs = own.branches(**values) if branches == PUBLISHED else branch_specs(branches)
+    # This is cheap, because a backbone draws no initial values until its parts are made.
+    backbone = own.backbone(**values, num_classes=1, channels=1, norm_groups=1, rngs=nnx.Rngs(0))
+    require_forks([spec.after for spec in specs], len(backbone.blocks))
+    return specs
 
 
 def build(
@@ -79,29 +121,36 @@ def build(
     *,
     num_classes: int,
     channels: int,
-    branches: bool,
+    branches: Any = PUBLISHED,
     norm_groups: int = 1,
     seed: int,
 ) -> DeeplySupervised:
-    """The network that `model` describes, a name of MODELS and the arguments of its own, freshly initialised.
+    """Builds a newly initialised network.
+
+    Args:
+      model: name of the network in NETWORKS, and its arguments.
+      num_classes: number of logits of every classifier.
+      channels: number of channels of the images.
+      branches: "published", or a tuple (after, blocks, widths) for each branch; () gives the plain backbone.
+        The initial values of the backbone do not depend on the branches.
+      norm_groups: number of slices in which batch normalisation treats the batch; see `BatchNorm`.
+      seed: seed of the initial values.
 
     Raises:
-      InputError: as `check`.
+      InputError: as for `resolve_branches` and `assemble`.
     """
-    check(model)
-    given = dict(model)
-    return MODELS[given.pop("name")].build(
-        **given,
+    specs = resolve_branches(model, branches)
+    backbone = get_family(model["name"]).backbone(
+        **check(model),
         num_classes=num_classes,
         channels=channels,
-        branches=branches,
         norm_groups=norm_groups,
         rngs=nnx.Rngs(seed),
     )
+    return assemble(backbone, specs)
 
 
-def shapes(model: Mapping[str, Any], **arguments: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of the arrays of the network that `build` makes of the same arguments, without making it."""
-    check(model)
-    abstract = nnx.eval_shape(lambda: build(model, seed=0, **arguments))
+def shapes(network: Network) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes and dtypes of a network's arrays by name, computed without allocating them."""
+    abstract = nnx.eval_shape(lambda: build(**network._asdict(), seed=0))
     return {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in get_arrays(abstract).items()}

@@ -1,31 +1,35 @@
-"""Residual networks for ImageNet, with the branches that DKS and DHM train them with.
+"""Residual networks for ImageNet, with the branches of DKS and DHM.
 
-Backbone: He et al., "Deep Residual Learning", CVPR 2016, arXiv:1512.03385, in torchvision's form: the stride
-of a bottleneck is that of its 3x3 convolution. Branches and initialisation: the code released with DHM
-(github.com/d-li14/DHM), by the authors of DKS. Layers are named as in torchvision, in whose checkpoints
-stage i is layer{i + 1}.
+Backbone: He et al., "Deep Residual Learning", CVPR 2016, arXiv:1512.03385, in torchvision's variant, where
+the 3x3 convolution of a bottleneck has the stride. Branches and initialisation: the code released with DHM
+(github.com/d-li14/DHM) by the authors of DKS. Layers are named as in torchvision, where stage i is
+layer{i + 1}.
 
     backbone                       stem - layer1 - layer2 - layer3 - layer4 - head
     branch 1, after layer2                                  a blocks - b blocks - head
     branch 2, after layer3                                           c blocks of double width - head
 """
 
+import re
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
 from flax import nnx
 
-from dks_jax.errors import InputError
-from dks_jax.layers import BatchNorm, Conv, Linear, Stage, max_pool
-from dks_jax.supervision import Branch, DeeplySupervised
+from dks_jax.models.family import Backbone, Family, Layers, Network, Part, Preprocessing, Shape, TorchFormat
+from dks_jax.nn.layers import BatchNorm, Conv, Linear, Stage, max_pool
+from dks_jax.supervision import BranchSpec
 
 
 class Recipe(NamedTuple):
-    """The blocks of a network.
+    """The blocks of a network of a certain depth.
 
-    bottleneck: whether a block has three convolutions, the last of four times the width, instead of two.
-    backbone: blocks in each of the four stages.
-    early, late: blocks in each stage of the branches.
+    bottleneck: whether blocks are of the type `Bottleneck` instead of `BasicBlock`.
+    backbone: number of blocks in each of the four stages.
+    early, late: number of blocks in each stage of the first and of the second branch.
     """
 
     bottleneck: bool
@@ -45,44 +49,44 @@ WIDTHS = (64, 128, 256, 512)
 
 
 class Stem(nnx.Module):
-    """7x7 convolution at stride 2, BN, ReLU, 3x3 max pool at stride 2: a quarter of the resolution."""
+    """7x7 convolution with stride 2, BN, ReLU and 3x3 max pool with stride 2; quarters the resolution."""
 
-    def __init__(self, channels: int, *, norm_groups: int, rngs: nnx.Rngs):
-        self.conv1 = Conv(channels, 64, 7, 2, fan_out=True, rngs=rngs)
-        self.bn1 = BatchNorm(64, norm_groups=norm_groups, unit_scale=True, rngs=rngs)
+    def __init__(self, channels: int, layers: Layers):
+        self.conv1 = layers.conv(channels, 64, 7, 2)
+        self.bn1 = layers.norm(64)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return max_pool(nnx.relu(self.bn1(self.conv1(x))))
 
 
 class Downsample(nnx.Module):
-    """The shortcut of a block that changes the shape: 1x1 convolution, BN."""
+    """The shortcut of a block that changes the shape of its input: 1x1 convolution and BN."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, *, norm_groups: int, rngs: nnx.Rngs):
-        self.conv = Conv(in_channels, out_channels, 1, stride, fan_out=True, rngs=rngs)
-        self.bn = BatchNorm(out_channels, norm_groups=norm_groups, unit_scale=True, rngs=rngs)
+    def __init__(self, in_channels: int, out_channels: int, stride: int, layers: Layers):
+        self.conv = layers.conv(in_channels, out_channels, 1, stride)
+        self.bn = layers.norm(out_channels)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.bn(self.conv(x))
 
 
 class Residual(nnx.Module):
-    """A block: the ReLU of the sum of its `residual` and its shortcut.
+    """Base class of residual blocks, which return the ReLU of the sum of `residual` and a shortcut.
 
-    expansion: channels of the output over the width.
+    expansion: ratio of the channels of the output to the width.
     """
 
     expansion: int
 
-    def __init__(self, in_channels: int, width: int, stride: int, *, norm_groups: int, rngs: nnx.Rngs):
-        out_channels, options = width * self.expansion, {"norm_groups": norm_groups, "rngs": rngs}
+    def __init__(self, in_channels: int, width: int, stride: int, layers: Layers):
+        out_channels = width * self.expansion
         changes_shape = stride != 1 or in_channels != out_channels
         self.downsample = nnx.data(
-            Downsample(in_channels, out_channels, stride, **options) if changes_shape else None
+            Downsample(in_channels, out_channels, stride, layers) if changes_shape else None
         )
 
     def residual(self, x: jax.Array) -> jax.Array:
-        """What the block adds to its shortcut."""
+        """Computes the term that is added to the shortcut."""
         raise NotImplementedError
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -94,13 +98,12 @@ class BasicBlock(Residual):
 
     expansion = 1
 
-    def __init__(self, in_channels: int, width: int, stride: int, *, norm_groups: int, rngs: nnx.Rngs):
-        super().__init__(in_channels, width, stride, norm_groups=norm_groups, rngs=rngs)
-        norm = {"norm_groups": norm_groups, "unit_scale": True, "rngs": rngs}
-        self.conv1 = Conv(in_channels, width, 3, stride, fan_out=True, rngs=rngs)
-        self.bn1 = BatchNorm(width, **norm)
-        self.conv2 = Conv(width, width, 3, fan_out=True, rngs=rngs)
-        self.bn2 = BatchNorm(width, **norm)
+    def __init__(self, in_channels: int, width: int, stride: int, layers: Layers):
+        super().__init__(in_channels, width, stride, layers)
+        self.conv1 = layers.conv(in_channels, width, 3, stride)
+        self.bn1 = layers.norm(width)
+        self.conv2 = layers.conv(width, width, 3)
+        self.bn2 = layers.norm(width)
 
     def residual(self, x: jax.Array) -> jax.Array:
         return self.bn2(self.conv2(nnx.relu(self.bn1(self.conv1(x)))))
@@ -111,15 +114,14 @@ class Bottleneck(Residual):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, width: int, stride: int, *, norm_groups: int, rngs: nnx.Rngs):
-        super().__init__(in_channels, width, stride, norm_groups=norm_groups, rngs=rngs)
-        norm = {"norm_groups": norm_groups, "unit_scale": True, "rngs": rngs}
-        self.conv1 = Conv(in_channels, width, 1, fan_out=True, rngs=rngs)
-        self.bn1 = BatchNorm(width, **norm)
-        self.conv2 = Conv(width, width, 3, stride, fan_out=True, rngs=rngs)
-        self.bn2 = BatchNorm(width, **norm)
-        self.conv3 = Conv(width, width * self.expansion, 1, fan_out=True, rngs=rngs)
-        self.bn3 = BatchNorm(width * self.expansion, **norm)
+    def __init__(self, in_channels: int, width: int, stride: int, layers: Layers):
+        super().__init__(in_channels, width, stride, layers)
+        self.conv1 = layers.conv(in_channels, width, 1)
+        self.bn1 = layers.norm(width)
+        self.conv2 = layers.conv(width, width, 3, stride)
+        self.bn2 = layers.norm(width)
+        self.conv3 = layers.conv(width, width * self.expansion, 1)
+        self.bn3 = layers.norm(width * self.expansion)
 
     def residual(self, x: jax.Array) -> jax.Array:
         out = nnx.relu(self.bn1(self.conv1(x)))
@@ -128,7 +130,7 @@ class Bottleneck(Residual):
 
 
 class Head(nnx.Module):
-    """Global average pool, linear: features [batch, height, width, channel] to logits."""
+    """Global average pool and linear layer, from features [batch, height, width, channel] to logits."""
 
     def __init__(self, num_channels: int, num_classes: int, *, rngs: nnx.Rngs):
         self.fc = Linear(num_channels, num_classes, uniform=True, rngs=rngs)
@@ -137,50 +139,82 @@ class Head(nnx.Module):
         return self.fc(x.mean(axis=(1, 2)))
 
 
-def resnet(
-    depth: int,
-    num_classes: int,
-    *,
-    channels: int = 3,
-    norm_groups: int = 1,
-    branches: bool = True,
-    rngs: nnx.Rngs,
-) -> DeeplySupervised:
-    """ResNet-depth, with its two DKS branches or without; images of any size from 32 on, published 224.
+def backbone(
+    recipe: Recipe, *, num_classes: int, channels: int, norm_groups: int, rngs: nnx.Rngs
+) -> Backbone:
+    """The ResNet of a recipe, for images of at least 32 x 32 pixels; it was published for 224 x 224."""
+    layers = Layers(
+        partial(Conv, fan_out=True, rngs=rngs),
+        partial(BatchNorm, norm_groups=norm_groups, unit_scale=True, rngs=rngs),
+    )
+    kind = Bottleneck if recipe.bottleneck else BasicBlock
+    block = partial(kind, layers=layers)
 
-    Args:
-      depth: one of RECIPES.
-      num_classes: number of logits of every classifier.
-      channels: of the images.
-      norm_groups: slices in which batch normalisation treats the batch; see `BatchNorm`.
-      branches: False gives the plain backbone. Its initial weights are the same either way.
+    def stage(index: int, in_channels: int, num_blocks: int, width: int) -> Part:
+        first, out_channels = block(in_channels, width, 2 if 0 < index < 4 else 1), width * kind.expansion
+        return Stage([first, *(block(out_channels, width, 1) for _ in range(num_blocks - 1))]), out_channels
 
-    Raises:
-      InputError: there is no ResNet of this depth.
-    """
-    if depth not in RECIPES:
-        raise InputError(f"`depth` of a ResNet must be one of {', '.join(map(str, RECIPES))}; got {depth}.")
-    recipe = RECIPES[depth]
-    block = Bottleneck if recipe.bottleneck else BasicBlock
-    options = {"norm_groups": norm_groups, "rngs": rngs}
+    return Backbone(
+        blocks=recipe.backbone,
+        widths=WIDTHS,
+        stem=lambda: (Stem(channels, layers), 64),
+        stage=stage,
+        head=lambda in_channels: Head(in_channels, num_classes, rngs=rngs),
+    )
 
-    def stage(in_channels: int, width: int, num_blocks: int, stride: int = 2) -> Stage:
-        """Blocks, the first of which changes the width and the resolution."""
-        first = block(in_channels, width, stride, **options)
-        out_channels = width * block.expansion
-        return Stage([first, *(block(out_channels, width, 1, **options) for _ in range(num_blocks - 1))])
 
-    def head(width: int) -> Head:
-        return Head(width * block.expansion, num_classes, rngs=rngs)
+def branches(recipe: Recipe) -> tuple[BranchSpec, ...]:
+    """The branches of the code released with DHM, which are also those of DKS."""
+    return BranchSpec(1, recipe.early, WIDTHS[2:]), BranchSpec(2, recipe.late, (2 * WIDTHS[3],))
 
-    stem = Stem(channels, **options)
-    w1, w2, w3, w4 = WIDTHS
-    n1, n2, n3, n4 = recipe.backbone
-    c1, c2, c3 = (width * block.expansion for width in (w1, w2, w3))
-    stages = [stage(64, w1, n1, 1), stage(c1, w2, n2), stage(c2, w3, n3), stage(c3, w4, n4)]
-    main_head = head(w4)
-    if not branches:
-        return DeeplySupervised(stem, stages, main_head)
-    early = Branch(1, [stage(c2, w3, recipe.early[0]), stage(c3, w4, recipe.early[1])], head(w4))
-    late = Branch(2, [stage(c3, 2 * w4, recipe.late[0])], head(2 * w4))
-    return DeeplySupervised(stem, stages, main_head, [early, late])
+
+def recognise(shapes: Mapping[str, Shape]) -> Network | None:
+    """Recognises the network of a checkpoint by names and shapes; see `TorchFormat`."""
+    blocks = {match[0] for name in shapes if (match := re.match(r"layer[1-4]\.\d+(?=\.)", name))}
+    counts = Counter(block.partition(".")[0] for block in blocks)
+    found = "layer1.0.conv3.weight" in shapes, tuple(counts[f"layer{i}"] for i in range(1, 5))
+    for depth, recipe in RECIPES.items():
+        if (recipe.bottleneck, recipe.backbone) == found:
+            published = branches(recipe) if any("_head" in name for name in shapes) else ()
+            model = {"name": f"resnet{depth}"}
+            return Network(model, published, shapes["fc.weight"][0], shapes["conv1.weight"][1])
+    return None
+
+
+# Names as in torchvision; branches as in the code released with DHM, where `*_head2` is the early one.
+TORCH = TorchFormat(
+    recognise,
+    rules=(
+        (r"branches\.0\.stages\.0\.blocks", "layer3_head2"),
+        (r"branches\.0\.stages\.1\.blocks", "layer4_head2"),
+        (r"branches\.0\.head\.fc", "fc_head2"),
+        (r"branches\.1\.stages\.0\.blocks", "layer4_head1"),
+        (r"branches\.1\.head\.fc", "fc_head1"),
+        (r"stages\.0\.blocks", "layer1"),
+        (r"stages\.1\.blocks", "layer2"),
+        (r"stages\.2\.blocks", "layer3"),
+        (r"stages\.3\.blocks", "layer4"),
+        (r"(stem|head)\.", ""),
+    ),
+    replacements=((r"downsample\.conv$", "downsample.0"), (r"downsample\.bn$", "downsample.1")),
+    order=(
+        *("conv1", "bn1", "conv2", "bn2", "conv3", "bn3", "downsample"),
+        *("layer1", "layer2", "layer3", "layer4", "fc"),
+        *("layer3_head2", "layer4_head2", "fc_head2", "layer4_head1", "fc_head1"),
+        *("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
+    ),
+    # The evaluation released with DKS uses this preprocessing.
+    preprocessing=Preprocessing(
+        "dks", *(224, 224, 3), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), assumed=True
+    ),
+    imagenet=True,
+)
+
+NETWORKS = {
+    f"resnet{depth}": Family(
+        partial(backbone, recipe),
+        partial(branches, recipe),
+        torch=TORCH,
+    )
+    for depth, recipe in RECIPES.items()
+}

@@ -1,7 +1,7 @@
-"""Wide residual networks with the branches of the released DKS code.
+"""Wide residual networks with the branches of the code released with DKS.
 
-Backbone: Zagoruyko, Komodakis, "Wide Residual Networks", BMVC 2016, arXiv:1605.07146 (pre-activation
-blocks). Branches: the code released with DKS, arXiv:1906.00675. Layers are named as in its checkpoints.
+Backbone: Zagoruyko, Komodakis, "Wide Residual Networks", BMVC 2016, arXiv:1605.07146 (pre-activation blocks).
+Branches: the code released with DKS, arXiv:1906.00675. Layers are named as in its checkpoints.
 
     n = (depth - 4) / 6 blocks per group
     backbone          16 channels - group 16k - group 32k - group 64k - head
@@ -9,122 +9,175 @@ blocks). Branches: the code released with DKS, arXiv:1906.00675. Layers are name
     branch 2, after group 1                          n blocks to 128k, head
 """
 
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
 import jax
 from flax import nnx
 
-from dks_jax.errors import InputError
-from dks_jax.layers import BatchNorm, Conv, Linear, Stage
-from dks_jax.supervision import Branch, DeeplySupervised
+from dks_jax.config import Field
+from dks_jax.models.family import Backbone, Family, Layers, Network, Part, Preprocessing, Shape, TorchFormat
+from dks_jax.nn.layers import BatchNorm, Conv, Linear, Stage
+from dks_jax.runtime.errors import InputError
+from dks_jax.supervision import BranchSpec
+
+# Limits of the networks to recognise. The deepest published one has depth 40, and the time to build a network
+# grows with the square of its depth.
+DEEPEST = 100
+WIDEST = 10**6
 
 
 class Block(nnx.Module):
-    """A pre-activation residual block: (BN, ReLU, 3x3 convolution) twice, dropout before the second."""
+    """A pre-activation residual block: twice BN, ReLU and 3x3 convolution, with dropout before the second."""
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
         stride: int,
-        *,
-        dropout: float,
-        norm_groups: int,
-        rngs: nnx.Rngs,
+        layers: Layers,
+        dropout: Callable[[], Any],
     ):
-        self.bn0 = BatchNorm(in_channels, norm_groups=norm_groups, rngs=rngs)
-        self.conv0 = Conv(in_channels, out_channels, 3, stride, rngs=rngs)
-        self.bn1 = BatchNorm(out_channels, norm_groups=norm_groups, rngs=rngs)
-        self.dropout = nnx.Dropout(dropout, rngs=rngs)
-        self.conv1 = Conv(out_channels, out_channels, 3, rngs=rngs)
+        self.bn0 = layers.norm(in_channels)
+        self.conv0 = layers.conv(in_channels, out_channels, 3, stride)
+        self.bn1 = layers.norm(out_channels)
+        self.dropout = dropout()
+        self.conv1 = layers.conv(out_channels, out_channels, 3)
         changes_width = in_channels != out_channels
-        self.convdim = nnx.data(
-            Conv(in_channels, out_channels, 1, stride, rngs=rngs) if changes_width else None
-        )
+        self.convdim = nnx.data(layers.conv(in_channels, out_channels, 1, stride) if changes_width else None)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         o1 = nnx.relu(self.bn0(x))
         o2 = self.dropout(nnx.relu(self.bn1(self.conv0(o1))))
-        # As released, the 1x1 shortcut takes the pre-activated input, the identity the raw one.
+        # As in the released code, a 1x1 shortcut takes the pre-activated input, and the identity the raw one.
         shortcut = x if self.convdim is None else self.convdim(o1)
         return self.conv1(o2) + shortcut
 
 
-def group(in_channels: int, out_channels: int, num_blocks: int, stride: int, **block) -> Stage:
-    """Blocks, the first of which changes the width and the resolution."""
-    return Stage(
-        Block(in_channels if i == 0 else out_channels, out_channels, stride if i == 0 else 1, **block)
-        for i in range(num_blocks)
-    )
-
-
 class Head(nnx.Module):
-    """BN, ReLU, global average pool, linear: features [batch, height, width, channel] to logits."""
+    """BN, ReLU, global average pool and linear layer; features [batch, height, width, channel] to logits."""
 
-    def __init__(self, num_channels: int, num_classes: int, *, norm_groups: int, rngs: nnx.Rngs):
-        self.bn = BatchNorm(num_channels, norm_groups=norm_groups, rngs=rngs)
+    def __init__(self, num_channels: int, num_classes: int, layers: Layers, rngs: nnx.Rngs):
+        self.bn = layers.norm(num_channels)
         self.fc = Linear(num_channels, num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.fc(nnx.relu(self.bn(x)).mean(axis=(1, 2)))
 
 
-def check(depth: int, width: int, dropout: float) -> None:
-    """Raises InputError for an argument of `wide_resnet` that is out of its range."""
+def check(depth: int, **_) -> None:
+    """Raises InputError for a depth that no wide ResNet has, or at which a branch would lack blocks."""
     if depth < 16 or (depth - 4) % 6:
         raise InputError(
             f"`depth` of a wide ResNet must be 6n+4 with n >= 2, e.g. 16, 22, 28 or 40; got {depth}."
         )
-    if width < 1:
-        raise InputError(f"`width` of a wide ResNet must be 1 or more, e.g. 10; got {width}.")
-    if not 0.0 <= dropout < 1.0:
-        raise InputError(f"`dropout` must be a rate from 0 to below 1, e.g. 0.3; got {dropout}.")
 
 
-def wide_resnet(
+def backbone(
+    *,
     depth: int,
     width: int,
+    dropout: float,
     num_classes: int,
-    *,
-    dropout: float = 0.0,
-    channels: int = 3,
-    norm_groups: int = 1,
-    branches: bool = True,
+    channels: int,
+    norm_groups: int,
     rngs: nnx.Rngs,
-) -> DeeplySupervised:
-    """WRN-depth-width, with its two DKS branches or without; images of any size.
+) -> Backbone:
+    """The wide ResNet WRN-depth-width, for images of any size.
 
     Args:
-      depth: 6n + 4 with n >= 2.
-      width: k, the multiple of 16, 32 and 64 channels.
-      num_classes: number of logits of every classifier.
-      dropout: rate before the second convolution of every block, in training only (published: 0 and 0.3).
-      channels: of the images.
-      norm_groups: slices in which batch normalisation treats the batch; see `BatchNorm`.
-      branches: False gives the plain backbone. Its initial weights are the same either way.
-
-    Raises:
-      InputError: `depth`, `width` or `dropout` is out of its range.
+      depth: number of layers, 6n + 4.
+      width: widening factor.
+      dropout: dropout rate before the second convolution of every block, active in training only.
+      num_classes, channels, norm_groups: see `models.build`.
+      rngs: source of the initial values and of dropout.
     """
-    check(depth, width, dropout)
+    layers = Layers(
+        partial(Conv, rngs=rngs),
+        partial(BatchNorm, norm_groups=norm_groups, rngs=rngs),
+    )
+    block = partial(Block, layers=layers, dropout=partial(nnx.Dropout, dropout, rngs=rngs))
+
+    def stage(index: int, in_channels: int, num_blocks: int, width: int) -> Part:
+        first = block(in_channels, width, 2 if 0 < index < 3 else 1)
+        return Stage([first, *(block(width, width, 1) for _ in range(num_blocks - 1))]), width
+
+    return Backbone(
+        blocks=((depth - 4) // 6,) * 3,
+        widths=(16 * width, 32 * width, 64 * width),
+        stem=lambda: (layers.conv(channels, 16, 3), 16),
+        stage=stage,
+        head=lambda in_channels: Head(in_channels, num_classes, layers, rngs),
+    )
+
+
+def branches(*, depth: int, width: int, **_) -> tuple[BranchSpec, ...]:
+    """The branches of the code released with DKS."""
     num_blocks = (depth - 4) // 6
-    widths = [16 * width, 32 * width, 64 * width, 128 * width]
-    block = {"dropout": dropout, "norm_groups": norm_groups, "rngs": rngs}
+    early = BranchSpec(0, (num_blocks, num_blocks // 2), (32 * width, 64 * width))
+    return early, BranchSpec(1, (num_blocks,), (128 * width,))
 
-    def head(num_channels: int) -> Head:
-        return Head(num_channels, num_classes, norm_groups=norm_groups, rngs=rngs)
 
-    stem = Conv(channels, 16, 3, rngs=rngs)
-    stages = [
-        group(16, widths[0], num_blocks, 1, **block),
-        group(widths[0], widths[1], num_blocks, 2, **block),
-        group(widths[1], widths[2], num_blocks, 2, **block),
-    ]
-    main_head = head(widths[2])
-    if not branches:
-        return DeeplySupervised(stem, stages, main_head)
-    branch1_stages = [
-        group(widths[0], widths[1], num_blocks, 2, **block),
-        group(widths[1], widths[2], num_blocks // 2, 2, **block),
-    ]
-    branch1 = Branch(0, branch1_stages, head(widths[2]))
-    branch2 = Branch(1, [group(widths[1], widths[3], num_blocks, 2, **block)], head(widths[3]))
-    return DeeplySupervised(stem, stages, main_head, [branch1, branch2])
+def recognise(shapes: Mapping[str, Shape]) -> Network | None:
+    """Recognises the network of a checkpoint by names and shapes; see `TorchFormat`."""
+    if "group0.block0.conv0" not in shapes:
+        return None
+    num_blocks = len({match[1] for name in shapes if (match := re.match(r"group0\.block(\d+)\.", name))})
+    sizes = {"depth": 6 * num_blocks + 4, "width": shapes["group0.block0.conv0"][0] // 16}
+    check(**sizes)
+    # A small file can claim sizes for which it does not hold the values.
+    if sizes["depth"] > DEEPEST or not 1 <= sizes["width"] <= WIDEST:
+        return None
+    released = branches(**sizes) if any(name.startswith("ep") for name in shapes) else ()
+    model = {"name": "wide_resnet", **sizes, "dropout": 0.0}
+    return Network(model, released, shapes["fc.weight"][0], shapes["conv0"][1])
+
+
+# Names as in the checkpoints released with DKS, where the branches are `ep1_*` and `ep2_*`.
+TORCH = TorchFormat(
+    recognise,
+    rules=(
+        (r"branches\.0\.stages\.0\.", "ep1_group1."),
+        (r"branches\.0\.stages\.1\.", "ep1_group2."),
+        (r"branches\.0\.head\.", "ep1_"),
+        (r"branches\.1\.stages\.0\.", "ep2_group2."),
+        (r"branches\.1\.head\.", "ep2_"),
+        (r"stages\.(\d)\.", r"group\1."),
+        (r"stem", "conv0"),
+        (r"head\.", ""),
+    ),
+    replacements=((r"\.blocks\.", ".block"),),
+    order=(
+        *("conv0", "conv1", "bn0", "bn1", "convdim", "group0", "group1", "group2", "bn", "fc"),
+        *("ep1_group1", "ep1_group2", "ep1_bn", "ep1_fc", "ep2_group2", "ep2_bn", "ep2_fc"),
+        *("weight", "bias", "running_mean", "running_var"),
+    ),
+    preprocessing=Preprocessing(
+        "squash",
+        *(32, 32, 3),
+        mean=(125.3 / 255, 123.0 / 255, 113.9 / 255),
+        std=(63.0 / 255, 62.1 / 255, 66.7 / 255),
+        assumed=True,
+    ),
+    bare=True,
+    counters=False,
+    training=True,
+)
+
+NETWORKS = {
+    "wide_resnet": Family(
+        backbone,
+        branches,
+        arguments={
+            "depth": Field(int, 28, "depth, 6n + 4 with n >= 2"),
+            "width": Field(int, 10, "width, the factor of 16, 32 and 64 channels", 1),
+            "dropout": Field(
+                float, 0.0, "dropout rate before the second convolution of every block", 0, below=1
+            ),
+        },
+        check=check,
+        torch=TORCH,
+    )
+}

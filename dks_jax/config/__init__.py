@@ -1,0 +1,25 @@
+"""Configs of experiments: their schema, the training methods, and the loading of config files."""
+
+from dks_jax.config.loading import Arguments, Config, complete, flatten, load, recorded, split_method
+from dks_jax.config.methods import BY_METHOD, METHODS, PUBLISHED, Method, resolve
+from dks_jax.config.schema import COUNT_LIMIT, FIELDS, Field, check, fits
+
+__all__ = [
+    "BY_METHOD",
+    "COUNT_LIMIT",
+    "FIELDS",
+    "METHODS",
+    "PUBLISHED",
+    "Arguments",
+    "Config",
+    "Field",
+    "Method",
+    "check",
+    "complete",
+    "fits",
+    "flatten",
+    "load",
+    "recorded",
+    "resolve",
+    "split_method",
+]

@@ -1,0 +1,211 @@
+"""The schema of a config: a row for each field, with its type, default, meaning and bounds.
+
+A config file sets the fields that define its experiment, and all others take their defaults. A new version
+can therefore add fields without breaking config files or the workdirs of older runs.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from dks_jax.config.methods import BY_METHOD, METHODS, PUBLISHED
+from dks_jax.runtime.errors import InputError
+
+COUNT_LIMIT = 10**9
+
+
+class Field(NamedTuple):
+    """A row of the schema.
+
+    type: type of the value, or of its elements if `several` is set.
+    default: value of the field if a config file does not set it.
+    meaning: phrase that explains the field on its own, e.g. in the output of --help.
+    minimum, maximum: inclusive bounds of a number.
+    above, below: exclusive bounds of a number.
+    words: accepted strings; for a field of another type, strings that are accepted besides its values.
+    several: whether the value is a tuple.
+    before: value of the field for a run whose config.json lacks it, if this is not `default`.
+    """
+
+    type: type
+    default: Any
+    meaning: str
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+    words: tuple[str, ...] = ()
+    several: bool = False
+    before: Any = None
+
+    @property
+    def accepted(self) -> str:
+        """The accepted values in a few words: a list of strings, or the type with its bounds."""
+        if self.type is str and self.words:
+            return f"one of {', '.join(self.words)}"
+        kind = f"a tuple of {self.type.__name__}" if self.several else self.type.__name__
+        return ", ".join(filter(None, [kind, self.bounds, *self.words]))
+
+    @property
+    def bounds(self) -> str:
+        """The bounds of a number in words; "" if it has none."""
+        limits = {
+            "at least": self.minimum,
+            "above": self.above,
+            "at most": self.maximum,
+            "below": self.below,
+        }
+        return " and ".join(f"{word} {limit:.12g}" for word, limit in limits.items() if math.isfinite(limit))
+
+
+FIELDS: dict[str, Field] = {
+    "method": Field(
+        str, "dks", "training method, which gives model.branches and synergy.teaches", words=tuple(METHODS)
+    ),
+    "seed": Field(int, 0, "seed of initial weights, order of images, augmentation and dropout", 0, 2**32 - 1),
+    "epochs": Field(int, 100, "passes over the training images", 1, COUNT_LIMIT),
+    "precision": Field(
+        str,
+        "float32",
+        "type in which the network computes; parameters and loss are float32",
+        words=("float32", "bfloat16"),
+    ),
+    "deterministic": Field(bool, False, "whether a GPU must compute bitwise reproducible results; slower"),
+    "remat": Field(bool, False, "whether the backward pass recomputes activations; slower, less memory"),
+    "norm_groups": Field(
+        int, 1, "number of slices of a batch that batch normalisation treats separately", 1, COUNT_LIMIT
+    ),
+    "checkpoint_every_epochs": Field(int, 1, "epochs between checkpoints", 1, COUNT_LIMIT),
+    "checkpoint_every_minutes": Field(
+        float, 10.0, "minutes after which a checkpoint is due within an epoch; 0: never", 0
+    ),
+    "init_weights": Field(
+        str, "", "folder of weights, finished run or PyTorch checkpoint to start from; empty: none"
+    ),
+    "init_optimizer": Field(
+        bool, False, "whether to continue with the momentum and the epoch of init_weights"
+    ),
+    "data.source": Field(str, "folder", "source of the images: digits, cifar, folder or tfds"),
+    "data.name": Field(
+        str, "", "name of the data set: cifar10 or cifar100 for the source cifar, any for tfds"
+    ),
+    "data.root": Field(str, "", "folder of the data for the sources cifar and folder; data_dir for tfds"),
+    "data.streamed": Field(
+        bool, False, "whether to decode images of a folder or tfds on demand, not all at the start"
+    ),
+    "data.image_size": Field(
+        int, 224, "side of the images in pixels; those of a folder or tfds are resized to it", 1, 10**5
+    ),
+    "data.preprocessing": Field(
+        str, "squash", "method of resizing images of a folder or tfds", words=("squash", "dks", "standard")
+    ),
+    "data.train_per_class": Field(int, 0, "number of training images per class; 0: all", 0, COUNT_LIMIT),
+    "data.test_per_class": Field(int, 0, "number of held-out images per class; 0: all", 0, COUNT_LIMIT),
+    "data.batch_size": Field(int, 128, "images per step, over all devices", 1, COUNT_LIMIT),
+    "data.drop_last": Field(bool, False, "whether to leave out the last, partial batch of an epoch"),
+    "data.padding": Field(int, 0, "pixels added on every side before the random crop", 0, 10**5),
+    "data.pad_mode": Field(
+        str, "reflect", "content of the pixels that data.padding adds", words=("reflect", "zero")
+    ),
+    "data.flip": Field(bool, True, "whether to mirror training images with probability 1/2"),
+    "data.random_resized_crop": Field(
+        bool, False, "whether to train on random crops, resized; streamed images only"
+    ),
+    "data.color_jitter": Field(
+        float,
+        0.0,
+        "largest relative change of brightness, contrast and saturation; streamed images only",
+        0,
+        1,
+    ),
+    "data.mean": Field(
+        float, (0.485, 0.456, 0.406), "per-channel means of pixels in the range 0 to 1", several=True
+    ),
+    "data.std": Field(
+        float,
+        (0.229, 0.224, 0.225),
+        "per-channel standard deviations of pixels in the range 0 to 1",
+        above=0,
+        several=True,
+    ),
+    "model.name": Field(
+        str, "wide_resnet", "name of the network; the other fields of model are its arguments"
+    ),
+    "model.branches": Field(
+        tuple,
+        BY_METHOD,
+        "tuple (after, blocks, widths) for each branch; published: branches of the literature",
+        words=(BY_METHOD, PUBLISHED),
+    ),
+    "synergy.teaches": Field(
+        tuple,
+        BY_METHOD,
+        "teaching matrix: a name, or rows of weights [teacher, student] in depth order",
+        words=(BY_METHOD, "all_pairs", "no_pairs", "top_down", "bottom_up"),
+    ),
+    "synergy.alpha": Field(float, 1.0, "weight of the KL divergences between classifiers", 0),
+    "synergy.temperature": Field(float, 1.0, "softmax temperature of the KL divergences", above=0),
+    "synergy.epsilon": Field(
+        float, 1e-8, "smoothing of the probabilities; 1e-8: as in the released code, 0: exact KL", 0
+    ),
+    "optimizer.schedule": Field(
+        str, "cosine", "schedule of the learning rate over the epochs", words=("step", "cosine")
+    ),
+    "optimizer.learning_rate": Field(float, 0.1, "learning rate after warm-up, before any decay", 0),
+    "optimizer.warmup_epochs": Field(float, 0.0, "epochs of linear warm-up; cosine only", 0),
+    "optimizer.drop_epochs": Field(
+        int,
+        (),
+        "rising numbers, from 1, of epochs at whose start the learning rate drops; step only",
+        1,
+        10**6,
+        several=True,
+    ),
+    "optimizer.drop_factor": Field(
+        float, 0.1, "factor of the learning rate at each of drop_epochs; step only", 0, 1
+    ),
+    "optimizer.reset_momentum_at_drops": Field(
+        bool, False, "whether to reset the momentum at each of drop_epochs"
+    ),
+    "optimizer.momentum": Field(float, 0.9, "momentum of SGD; 0: none", 0, below=1),
+    "optimizer.weight_decay": Field(
+        float, 5e-4, "coefficient of the weight decay, coupled with the gradient", 0
+    ),
+    "optimizer.clip_norm": Field(
+        float, 0.0, "largest norm of the gradient over all parameters; 0: no clipping", 0
+    ),
+    "optimizer.decay_norm_and_bias": Field(
+        bool, True, "whether the weight decay includes normalisation and biases"
+    ),
+}
+
+
+def fits(value: Any, expected: type) -> bool:
+    """Whether a value has the expected type; an int also counts as a float, a bool never as a number."""
+    if isinstance(value, bool):
+        return expected is bool
+    return isinstance(value, (int, float) if expected is float else expected)
+
+
+def check(values: Mapping[str, Any], rows: Mapping[str, Field]) -> None:
+    """Raises InputError for a value that its row does not accept; both arguments map names of fields."""
+    for name, value in values.items():
+        _check_value(name, value, rows[name])
+
+
+def _check_value(name: str, value: Any, field: Field) -> None:
+    if field.words and isinstance(value, str):
+        if value not in field.words:
+            also = "" if field.type is str else f" or a {field.type.__name__}"
+            raise InputError(f"`{name}` must be one of {', '.join(field.words)}{also}; got {value!r}.")
+        return
+    kind = f"a tuple of {field.type.__name__}" if field.several else f"of type {field.type.__name__}"
+    values = value if field.several else (value,)
+    if not isinstance(values, tuple) or not all(fits(v, field.type) for v in values):
+        raise InputError(f"`{name}` must be {kind}; got {value!r}.")
+    for v in values:
+        if field.type not in (int, float):
+            continue
+        inside = field.minimum <= v <= field.maximum and field.above < v < field.below
+        if not inside or not math.isfinite(v):
+            raise InputError(f"`{name}` must be {field.bounds or 'finite'}; got {v}.")

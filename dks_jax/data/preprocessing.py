@@ -1,0 +1,138 @@
+"""Resizing, cropping and colour jitter of decoded images, pixel for pixel as torchvision does with Pillow."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+# Largest size of a resized image; at Pillow's four bytes per pixel it takes 2 GiB.
+MAX_PIXELS = 2**29
+# Range of the aspect ratio, width over height, of a random crop.
+NARROWEST, WIDEST = 3 / 4, 4 / 3
+ENHANCERS = ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color
+
+
+class UndecodableError(ValueError):
+    """An image cannot be turned into 8 bits per channel.
+
+    The message says why and follows the name of the image, e.g. "is too narrow, 1 x 9000 pixels, ...".
+    """
+
+
+class View(NamedTuple):
+    """How a decoded image becomes an array of a fixed size.
+
+    image_size: height and width in pixels.
+    channels: 3 for RGB, 1 for grey.
+    preprocessing: a name in PREPROCESSING.
+    random_resized_crop: whether a random crop takes the place of `preprocessing` in training.
+    color_jitter: largest relative change of brightness, contrast and saturation in training, 0 to 1.
+    """
+
+    image_size: int
+    channels: int = 3
+    preprocessing: str = "squash"
+    random_resized_crop: bool = False
+    color_jitter: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        return self.image_size, self.image_size, self.channels
+
+    def of(self, image: Image.Image, rng: np.random.Generator | None) -> Image.Image:
+        """Resizes and crops an image to `image_size`, and augments it for training where `rng` is given.
+
+        Raises:
+          UndecodableError: an intermediate image would have more than MAX_PIXELS.
+        """
+        if rng is None or not self.random_resized_crop:
+            seen = PREPROCESSING[self.preprocessing](image, self.image_size)
+        else:
+            size = self.image_size, self.image_size
+            # The image is cropped first, because the filter of `resize(box=...)` reads pixels beyond the box.
+            seen = image.crop(random_box(*image.size, rng)).resize(size, Image.Resampling.BILINEAR)
+        if rng is None or not self.color_jitter:
+            return seen
+        strongest = self.color_jitter
+        return jitter(seen, rng.permutation(3), rng.uniform(1 - strongest, 1 + strongest, 3))
+
+
+def squash(image: Image.Image, size: int) -> Image.Image:
+    """Resizes both sides bicubically to `size`, without keeping the aspect ratio."""
+    return image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def dks(image: Image.Image, size: int) -> Image.Image:
+    """Squashes the image to 8/7 of `size` and crops the centre, as the evaluation released with DKS does.
+
+    For `size` 224 the image is squashed to 256.
+    """
+    return centre_crop(squash(image, before_crop(size)), size)
+
+
+def standard(image: Image.Image, size: int) -> Image.Image:
+    """Resizes the short side bilinearly to 8/7 of `size`, keeping the aspect ratio, and crops the centre.
+
+    For `size` 224 this is torchvision's Resize(256) followed by CenterCrop(224).
+
+    Raises:
+      UndecodableError: the resized image would have more than MAX_PIXELS.
+    """
+    short = before_crop(size)
+    # torchvision truncates the long side instead of rounding it.
+    width, height = (int(short * side / min(image.size)) for side in image.size)
+    if width * height > MAX_PIXELS:
+        raise UndecodableError(
+            f"is too narrow, {image.width} x {image.height} pixels, to be resized to {width} x {height}"
+        )
+    return centre_crop(image.resize((width, height), Image.Resampling.BILINEAR), size)
+
+
+PREPROCESSING = {"squash": squash, "dks": dks, "standard": standard}
+
+
+def before_crop(size: int) -> int:
+    """The side to which an image is resized before the crop to `size`, e.g. 256 for 224."""
+    return round(size * 256 / 224)
+
+
+def centre_crop(image: Image.Image, size: int) -> Image.Image:
+    """Crops the central `size` x `size` pixels of an image; half pixels are rounded to even."""
+    left, top = (round((side - size) / 2) for side in image.size)
+    return image.crop((left, top, left + size, top + size))
+
+
+def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Draws a random crop with 8 to 100 % of the image's area and an aspect ratio of 3:4 to 4:3.
+
+    Where none of ten draws fits into the image, the result is the largest central crop with an aspect ratio
+    in this range. The procedure follows torchvision's RandomResizedCrop draw by draw.
+
+    Returns:
+      Left, top, right and bottom in pixels.
+    """
+    for _ in range(10):
+        area = width * height * rng.uniform(0.08, 1)
+        ratio = math.exp(rng.uniform(math.log(NARROWEST), math.log(WIDEST)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+            return left, top, left + w, top + h
+    w, h = min(width, round(height * WIDEST)), min(height, round(width / NARROWEST))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def jitter(image: Image.Image, order: np.ndarray, factors: np.ndarray) -> Image.Image:
+    """Changes brightness, contrast and saturation, as torchvision's ColorJitter without hue does.
+
+    Args:
+      image: a grey image, in which saturation has no effect, or an RGB image.
+      order: permutation of 0 (brightness), 1 (contrast) and 2 (saturation).
+      factors: [3], the factor of each, in the numbering of `order`.
+    """
+    for i in order:
+        image = ENHANCERS[i](image).enhance(float(factors[i]))
+    return image

@@ -1,0 +1,126 @@
+"""The data sources by their names in `config.data.source`; each is a module of its own."""
+
+from dks_jax.config import Config
+from dks_jax.data.images import HeldOut, ImageData
+from dks_jax.data.preprocessing import View
+from dks_jax.data.sources import cifar, digits, folder, tfds
+from dks_jax.data.sources.interface import Source
+from dks_jax.runtime.errors import InputError
+
+SOURCES: dict[str, Source] = {
+    "digits": digits.SOURCE,
+    "cifar": cifar.SOURCE,
+    "folder": folder.SOURCE,
+    "tfds": tfds.SOURCE,
+}
+
+
+def source(name: str) -> Source:
+    """The source with the given name.
+
+    Raises:
+      InputError: there is no such source.
+    """
+    if name not in SOURCES:
+        raise InputError(f"`data.source` must be one of {', '.join(SOURCES)}; got {name!r}.")
+    return SOURCES[name]
+
+
+def check(config: Config) -> None:
+    """Checks the fields of `config.data` as far as that is possible without the data.
+
+    Raises:
+      InputError: a field is wrong for the source, or two fields contradict each other.
+    """
+    own = source(config.source)
+    if own.image_size not in (0, config.image_size):
+        raise InputError(
+            f"`data.image_size` must be {own.image_size} for the source {config.source}, whose images are "
+            f"not resized; got {config.image_size}."
+        )
+    if own.needs_root and not config.root:
+        raise InputError(
+            f"`data.root` must name the folder of the data for the source {config.source}; got an empty name."
+        )
+    if config.streamed and own.in_memory:
+        raise InputError(
+            f"`data.streamed` must be False for the source {config.source}, whose images are in memory; got "
+            "True."
+        )
+    if config.streamed and own.read_for_labels:
+        for name in ("train_per_class", "test_per_class"):
+            if config[name]:
+                raise InputError(
+                    f"`data.{name}` must be 0 where {config.source} is streamed, since only reading an image "
+                    f"shows its class; got {config[name]}."
+                )
+    _check_view(config, own)
+    if own.channels:
+        _check_channels(config, own.channels)
+    if config.padding >= config.image_size:
+        raise InputError(
+            f"`data.padding` must be below the image size, {config.image_size}; got {config.padding}."
+        )
+
+
+def _check_view(config: Config, own: Source) -> None:
+    if own.in_memory and config.preprocessing != "squash":
+        raise InputError(
+            f"`data.preprocessing` must be squash for the source {config.source}, whose images are not "
+            f"resized; got {config.preprocessing!r}."
+        )
+    for name, none in (("random_resized_crop", False), ("color_jitter", 0)):
+        if config[name] == none or config.streamed:
+            continue
+        if own.in_memory:
+            where, remedy = f"for the source {config.source}, whose images are in memory", ""
+        else:
+            where, remedy = "where images are decoded once", ", or set data.streamed=True"
+        raise InputError(f"`data.{name}` must be {none} {where}{remedy}; got {config[name]}.")
+    if config.random_resized_crop and config.padding:
+        raise InputError(
+            "`data.padding` must be 0 where `data.random_resized_crop` is set, which crops already; got "
+            f"{config.padding}."
+        )
+
+
+def _check_channels(config: Config, channels: int) -> None:
+    for name in ("mean", "std"):
+        if len(config[name]) != channels:
+            raise InputError(
+                f"`data.{name}` must hold one number for each of the {channels} channels of the images; got "
+                f"{config[name]}."
+            )
+
+
+def load(config: Config) -> ImageData:
+    """Loads the images that `config.data` describes, in memory unless they are streamed.
+
+    The config must have passed `check`.
+
+    Raises:
+      InputError: the images are absent or damaged, or too few for `train_per_class` or `test_per_class`.
+    """
+    images = SOURCES[config.source].load(config, _view(config))
+    _check_channels(config, images.train.image_shape[-1])
+    return images if config.streamed else images.in_memory(config.train_per_class, config.test_per_class)
+
+
+def load_held_out(config: Config) -> HeldOut:
+    """Loads only the held-out images, as `load` does; the training images may be absent.
+
+    Raises:
+      InputError: the images are absent or damaged, or too few for `test_per_class`.
+    """
+    held_out = SOURCES[config.source].load_held_out(config, _view(config))
+    _check_channels(config, held_out.split.image_shape[-1])
+    return held_out if config.streamed else held_out.in_memory(config.test_per_class)
+
+
+def _view(config: Config) -> View:
+    return View(
+        config.image_size,
+        preprocessing=config.preprocessing,
+        random_resized_crop=config.random_resized_crop,
+        color_jitter=config.color_jitter,
+    )

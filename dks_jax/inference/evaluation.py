@@ -1,0 +1,177 @@
+"""Evaluation of all classifiers of a network in one pass over held-out images."""
+
+import copy
+import time
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from dks_jax import data
+from dks_jax.config import Config
+from dks_jax.data import HeldOut, Preparation, Split, StoredSplit
+from dks_jax.data.images import UnreadableError
+from dks_jax.inference.forward import Forward
+from dks_jax.inference.metrics import ExampleScores, Metrics, example_scores, metrics, require_finite_logits
+from dks_jax.nn.precision import DTYPES
+from dks_jax.reporting.measurements import Stopwatch
+from dks_jax.runtime.devices import Devices
+from dks_jax.runtime.errors import InputError
+from dks_jax.supervision import DeeplySupervised
+from dks_jax.weights import Metadata, load_network
+
+
+class Evaluation(NamedTuple):
+    """Weights and held-out images that fit each other, ready to be evaluated.
+
+    config: the config, with the fields reset that have no effect on an evaluation.
+    weights: path of the weights, as given.
+    network: the network in evaluation mode.
+    metadata: description of the weights.
+    held_out: the held-out images.
+    """
+
+    config: Config
+    weights: str
+    network: DeeplySupervised
+    metadata: Metadata
+    held_out: HeldOut
+
+
+class Result(NamedTuple):
+    """The result of an evaluation.
+
+    classifiers: metrics of each classifier by name, in depth order.
+    num_examples: number of images that were evaluated.
+    skipped: names of the images that could not be decoded.
+    logits: float32 [classifier, example, class] in the order of the split; None where they were not kept.
+    images_per_second: throughput, without compilation where possible.
+    """
+
+    classifiers: dict[str, Metrics]
+    num_examples: int
+    skipped: list[str]
+    logits: np.ndarray | None
+    images_per_second: float
+
+    @property
+    def main(self) -> Metrics:
+        """The metrics of the main classifier."""
+        return self.classifiers["main"]
+
+
+def prepare(config: Config, weights: str) -> Evaluation:
+    """Loads weights and held-out images, and checks that they fit each other.
+
+    Args:
+      config: a config, of which `data`, `precision` and `deterministic` are used; the network is the one that
+        the weights describe.
+      weights: path of the weights; see `load_network`.
+
+    Raises:
+      InputError: a field of the config is wrong, the weights or the images are absent or damaged, or the
+        images have more classes or another number of channels than the weights.
+    """
+    config = copy.deepcopy(config)
+    fields = config.data
+    # These fields only concern training images, and must not fail the checks.
+    fields.update(train_per_class=0, padding=0, random_resized_crop=False, color_jitter=0.0)
+    source = data.source(fields.source)
+    fields.streamed = not source.in_memory and not (source.read_for_labels and fields.test_per_class)
+    data.check(fields)
+    network, metadata = load_network(weights)
+    held_out = data.load_held_out(config.data)
+    _require_fit(network, metadata, held_out, weights)
+    return Evaluation(config, weights, network, metadata, held_out)
+
+
+def evaluate(evaluation: Evaluation, *, skip_unreadable: bool = False, keep_logits: bool = False) -> Result:
+    """Evaluates all classifiers in one pass over the held-out images.
+
+    Args:
+      evaluation: weights and images, from `prepare`.
+      skip_unreadable: whether to leave out images that cannot be decoded.
+      keep_logits: whether the result holds the logits.
+
+    Raises:
+      InputError: an image cannot be decoded, or all images are skipped, or a logit is not finite.
+    """
+    fields, split = evaluation.config.data, evaluation.held_out.split
+    skipped: dict[int, str] = {}
+    if skip_unreadable and isinstance(split, StoredSplit):
+        split = _skipping(split, skipped)
+    devices = Devices(batches_per_call=1, deterministic=evaluation.config.deterministic)
+    dtype = DTYPES[evaluation.config.precision]
+    preparation = Preparation(tuple(fields.mean), tuple(fields.std), dtype=dtype)
+    feed = data.held_out_feed(split, preparation, batch_size=fields.batch_size, devices=devices)
+    forward = Forward(evaluation.network, feed, devices)
+    parts: list[ExampleScores] = []
+    kept: list[np.ndarray] = []
+    seen = 0
+    watch = Stopwatch()
+    begin = time.perf_counter()
+    with tqdm(total=split.num_examples, unit="image", dynamic_ncols=True, disable=None) as bar:
+        for output in forward.batches():
+            size = len(output.labels)
+            readable = [i for i in range(size) if seen + i not in skipped]
+            logits = output.logits[:, readable]
+            require_finite_logits(logits, [seen + i for i in readable], partial(_name, split))
+            parts.append(example_scores(logits, output.labels[readable]))
+            if keep_logits:
+                kept.append(logits)
+            seen += size
+            bar.update(size)
+            end = time.perf_counter()
+            watch.add(fields.batch_size, size, end - begin)
+            begin = end
+    if len(skipped) == split.num_examples:
+        raise InputError(
+            "`--skip_unreadable` must leave at least one image, and none can be decoded: check the "
+            f"{len(skipped)} images, of which the first is {skipped[0]}."
+        )
+    whole = ExampleScores(*(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)))
+    of_each = [ExampleScores(*own) for own in zip(*whole, strict=True)]
+    return Result(
+        classifiers=dict(zip(evaluation.network.names, map(metrics, of_each), strict=True)),
+        num_examples=whole.ranks.shape[1],
+        skipped=[name for _, name in sorted(skipped.items())],
+        logits=np.concatenate(kept, axis=1) if keep_logits else None,
+        images_per_second=watch.images_per_second,
+    )
+
+
+def _skipping(split: StoredSplit, skipped: dict[int, str]) -> StoredSplit:
+    """Replaces images that cannot be decoded by black ones, and enters their index and name in `skipped`."""
+    black = np.zeros(split.image_shape, np.uint8), 0
+
+    def read(index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
+        try:
+            return split.read(index, rng)
+        except UnreadableError as error:
+            skipped[index] = error.name
+            return black
+
+    return split._replace(read=read)
+
+
+def _name(split: Split | StoredSplit, index: int) -> str:
+    return split.name(index) if isinstance(split, StoredSplit) else f"held-out image {index}"
+
+
+def _require_fit(network: DeeplySupervised, metadata: Metadata, held_out: HeldOut, weights: str) -> None:
+    """Raises InputError if the images have another number of channels or more classes than the network."""
+    shape, channels = held_out.split.image_shape, metadata.preprocessing.channels
+    if shape[-1] != channels:
+        raise InputError(
+            f"`--weights` must be of a network for images with {shape[-1]} channels, as the data have; "
+            f"the network of {weights} takes {channels}."
+        )
+    logits = jax.eval_shape(network, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    if len(held_out.class_names) > logits.shape[-1]:
+        raise InputError(
+            f"`--weights` must know all {len(held_out.class_names)} classes of the data; {weights} has "
+            f"{logits.shape[-1]}."
+        )

@@ -1,0 +1,113 @@
+"""Top-k error, likelihood and calibration of logits, as pure functions of NumPy arrays in float64."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dks_jax.runtime.errors import InputError
+
+ECE_BINS = 15
+
+
+class ExampleScores(NamedTuple):
+    """The quantities of each example from which the metrics are computed; arrays [..., example].
+
+    ranks: rank of the label among the classes, 0 where it is the predicted class.
+    likelihoods: negative log-likelihood of the label, in nats.
+    confidences: probability of the predicted class.
+    """
+
+    ranks: np.ndarray
+    likelihoods: np.ndarray
+    confidences: np.ndarray
+
+
+class Metrics(NamedTuple):
+    """The metrics of one classifier over all examples.
+
+    top1_error, top5_error: share of examples whose label is not among the 1 or 5 likeliest classes, in %.
+    nll: mean negative log-likelihood of the labels, in nats.
+    ece: expected calibration error, 0 to 1.
+    """
+
+    top1_error: float
+    top5_error: float
+    nll: float
+    ece: float
+
+
+def require_finite_logits(logits: np.ndarray, indices: Sequence[int], name: Callable[[int], str]) -> None:
+    """Checks that all logits are finite.
+
+    Args:
+      logits: [classifier, example, class].
+      indices: indices of the examples in their data set.
+      name: function from an index to the name of the example, which is called only for the error.
+
+    Raises:
+      InputError: a logit is not finite.
+    """
+    finite = np.all(np.isfinite(logits), axis=(0, 2))
+    if not finite.all():
+        raise InputError(
+            f"The logits must be finite; those of {name(indices[int(np.argmin(finite))])} are not: the "
+            "weights are from a training that diverged, or the network overflows; try "
+            "--config.precision=float32."
+        )
+
+
+def example_scores(logits: np.ndarray, labels: np.ndarray) -> ExampleScores:
+    """The scores of each example from finite logits [..., example, class] and labels [example]."""
+    log_probabilities = log_softmax(logits)
+    index = np.broadcast_to(labels, logits.shape[:-1])[..., None]
+    return ExampleScores(
+        label_ranks(logits, labels),
+        -np.take_along_axis(log_probabilities, index, axis=-1)[..., 0],
+        np.exp(np.max(log_probabilities, axis=-1)),
+    )
+
+
+def metrics(scores: ExampleScores) -> Metrics:
+    """The metrics of one classifier, from scores of shape [example] with at least one example."""
+    return Metrics(
+        top1_error=100 * float(np.mean(scores.ranks >= 1)),
+        top5_error=100 * float(np.mean(scores.ranks >= 5)),
+        nll=float(np.mean(scores.likelihoods)),
+        ece=expected_calibration_error(scores.confidences, scores.ranks == 0),
+    )
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """The logarithms of the class probabilities, float64 [..., class], of logits [..., class]."""
+    shifted = logits.astype(np.float64) - np.max(logits, axis=-1, keepdims=True)
+    return shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
+
+
+def label_ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The ranks of labels [example] among the classes by logits [..., example, class]; 0 is the likeliest.
+
+    Equal logits are ranked by class index, as `argmax` does. The result is [..., example].
+    """
+    labels = labels[:, None]
+    own = np.take_along_axis(logits, np.broadcast_to(labels, (*logits.shape[:-1], 1)), axis=-1)
+    tied_before = (logits == own) & (np.arange(logits.shape[-1]) < labels)
+    return np.sum((logits > own) | tied_before, axis=-1)
+
+
+def expected_calibration_error(confidences: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> float:
+    """The mean gap between confidence and accuracy over bins of confidence, weighted by examples; 0 to 1.
+
+    Bin m of M holds the confidences above (m - 1) / M and up to m / M.
+
+    Args:
+      confidences: probabilities of the predicted classes, [example].
+      correct: whether each prediction is right, [example].
+      bins: number of bins.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3.
+    """
+    inner_edges = np.arange(1, bins) / bins
+    index = np.digitize(confidences, inner_edges, right=True)
+    gaps = np.bincount(index, weights=correct - confidences, minlength=bins)
+    return float(np.sum(np.abs(gaps)) / len(confidences))

@@ -1,0 +1,162 @@
+"""The report of an evaluation: a description with warnings, and the result as a table and as JSON."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from dks_jax import models
+from dks_jax.config import Config
+from dks_jax.data import source
+from dks_jax.inference.evaluation import Evaluation, Result
+from dks_jax.inference.metrics import ECE_BINS
+from dks_jax.models import Preprocessing
+from dks_jax.reporting.tables import markdown_table
+from dks_jax.weights import Metadata
+
+
+def describe(evaluation: Evaluation) -> list[str]:
+    """Lines that describe weights, data, preprocessing, precision and devices, and warn if they fit badly."""
+    config, metadata, split = evaluation.config, evaluation.metadata, evaluation.held_out.split
+    fields = config.data
+    kept = "streamed" if fields.streamed else "in memory"
+    images = _count(split.num_examples, "held-out image", "held-out images")
+    classes = _count(len(evaluation.held_out.class_names), "class", "classes")
+    return [
+        f"weights: {evaluation.weights}, {models.describe(metadata.model)}, {_origin(metadata)}"
+        f"{'classifiers' if len(evaluation.network.names) > 1 else 'classifier'} "
+        f"{', '.join(evaluation.network.names)}",
+        f"data: {', '.join(filter(None, _data(fields).values()))}, {images} in {classes}, {kept}",
+        describe_preprocessing(fields.preprocessing, split.image_shape, fields.mean, fields.std),
+        f"precision: {config.precision}",
+        f"devices: {jax.device_count()} {jax.devices()[0].device_kind}",
+        *_network_warnings(config.model, metadata.model),
+        *_class_warnings(evaluation.held_out.class_names, metadata.class_names),
+        *_preprocessing_warnings(config, metadata.preprocessing),
+    ]
+
+
+def describe_preprocessing(
+    name: str, shape: Sequence[int], mean: Sequence[float], std: Sequence[float]
+) -> str:
+    """Describes a preprocessing in one line; `shape` is height, width and channels."""
+    means, stds = (" ".join(f"{value:.4g}" for value in values) for values in (mean, std))
+    return f"preprocessing: {name} to {'x'.join(map(str, shape))}, mean {means}, std {stds}"
+
+
+def show(result: Result) -> str:
+    """Formats a result as a table of the classifiers, with the line that the released DKS code prints."""
+    header = ["classifier", "top-1 error", "top-5 error", "NLL", "ECE"]
+    rows = [
+        [name, f"{f.top1_error:.2f} %", f"{f.top5_error:.2f} %", _nll(f.nll), f"{f.ece:.4f}"]
+        for name, f in result.classifiers.items()
+    ]
+    lines = [f"skipped, since it cannot be decoded: {name}" for name in result.skipped]
+    if result.skipped:
+        total = result.num_examples + len(result.skipped)
+        lines.append(f"skipped: {len(result.skipped):,} of {total:,} images")
+    return "\n".join(
+        [
+            *lines,
+            f"{_count(result.num_examples, 'image', 'images')}, {result.images_per_second:.1f} images/s",
+            "",
+            markdown_table([header, *rows]),
+            "",
+            f"[Error rate] Top-1: {result.main.top1_error:.4f}%, Top-5: {result.main.top5_error:.4f}%",
+        ]
+    )
+
+
+def as_json(evaluation: Evaluation, result: Result) -> dict[str, Any]:
+    """A result, with the weights and the data it belongs to, in types that JSON can hold."""
+    fields = evaluation.config.data
+    return {
+        "num_examples": result.num_examples,
+        **result.main._asdict(),
+        "classifiers": {name: own._asdict() for name, own in result.classifiers.items()},
+        "ece_bins": ECE_BINS,
+        "skipped": result.skipped,
+        "images_per_second": result.images_per_second,
+        "weights": evaluation.weights,
+        "model": evaluation.metadata.model,
+        "data": _data(fields),
+        "preprocessing": fields.preprocessing,
+        "image_size": fields.image_size,
+        "mean": fields.mean,
+        "std": fields.std,
+        "precision": evaluation.config.precision,
+    }
+
+
+def _data(fields: Config) -> dict[str, str]:
+    """The fields that say which data are used; the name only where the source has several data sets."""
+    names = ("source", "name", "root") if source(fields.source).named else ("source", "root")
+    return {name: fields[name] for name in names}
+
+
+def _count(number: int, singular: str, plural: str) -> str:
+    return f"{number:,} {singular if number == 1 else plural}"
+
+
+def _nll(value: float) -> str:
+    return f"{value:.4f}" if value < 1e4 else f"{value:.4g}"
+
+
+def _origin(metadata: Metadata) -> str:
+    origin = ""
+    if metadata.epoch is not None:
+        origin += f"after epoch {metadata.epoch}, "
+    if metadata.test_error is not None:
+        origin += f"test error {metadata.test_error:.2f} %, "
+    return origin
+
+
+def _network_warnings(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    """Warns if the config describes another network, apart from dropout, which acts in training only."""
+    own, evaluated = (
+        {name: value for name, value in model.items() if name not in ("branches", "dropout")}
+        for model in (here, there)
+    )
+    if own == evaluated:
+        return []
+    return [
+        f"warning: the network differs: {models.describe(own)} in the config, {models.describe(evaluated)} "
+        "in the weights, which is evaluated"
+    ]
+
+
+def _class_warnings(here: Sequence[str], there: Sequence[str]) -> list[str]:
+    """Warns if a label has another class name in the data than in the weights."""
+    for label, (own, trained) in enumerate(zip(here, there, strict=False)):
+        # The names of a data set without class names are the labels themselves.
+        if own != trained and str(label) not in (own, trained):
+            return [
+                f"warning: the classes differ: label {label} is {own!r} here, {trained!r} in the weights, so "
+                "that the errors compare different classes"
+            ]
+    return []
+
+
+def _preprocessing_warnings(config: Config, trained: Preprocessing) -> list[str]:
+    """Warns if the preprocessing differs from that in training, where that is known."""
+    if trained.assumed:
+        return []
+    fields = config.data
+    here = {
+        "name": fields.preprocessing,
+        "size": [fields.image_size, fields.image_size],
+        "mean": list(fields.mean),
+        "std": list(fields.std),
+    }
+    there = {
+        "name": trained.name,
+        "size": [trained.height, trained.width],
+        "mean": list(trained.mean),
+        "std": list(trained.std),
+    }
+    differing = [
+        f"{name} {here[name]} here, {there[name]} in the weights"
+        for name in here
+        if here[name] != there[name]
+    ]
+    return [f"warning: the preprocessing differs: {'; '.join(differing)}"] if differing else []

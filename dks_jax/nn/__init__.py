@@ -1,0 +1,22 @@
+"""Layers that compute as PyTorch does, and modules as pure functions of their arrays."""
+
+from dks_jax.nn.convolution import convolve, forms
+from dks_jax.nn.functional import Arrays, Functional, get_arrays, get_params, set_arrays
+from dks_jax.nn.layers import BatchNorm, Conv, Linear, Stage, max_pool
+from dks_jax.nn.macs import count_macs
+
+__all__ = [
+    "Arrays",
+    "BatchNorm",
+    "Conv",
+    "Functional",
+    "Linear",
+    "Stage",
+    "convolve",
+    "count_macs",
+    "forms",
+    "get_arrays",
+    "get_params",
+    "max_pool",
+    "set_arrays",
+]

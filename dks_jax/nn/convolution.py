@@ -1,0 +1,155 @@
+"""Convolutions of images with square kernels, with derivatives in a form that suits XLA on a CPU.
+
+Accelerators use XLA's own convolution. On a CPU, XLA is slow at the kernel's gradient and at the derivatives
+of strided convolutions; docs/performance.md describes the forms that replace them here and the gain of each.
+"""
+
+from contextlib import AbstractContextManager
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dks_jax.nn.winograd import winograd
+from dks_jax.runtime.errors import InputError
+
+# From this number of channels on, Winograd's transformations cost less than the multiplications they save.
+WINOGRAD_CHANNELS = 128
+FORMS = ("cpu", "accelerator")
+# JAX includes this value in the keys of its caches, so that each form has its own trace of a function.
+_fixed_form = jax.make_user_context(default_value="")
+
+
+def forms(form: str) -> AbstractContextManager[None]:
+    """A context manager that fixes the form of the convolutions in all programs traced within it.
+
+    Args:
+      form: "cpu" for the kernels of this module, "accelerator" for XLA's own convolution.
+
+    Raises:
+      InputError: the form is unknown.
+    """
+    if form not in FORMS:
+        raise InputError(f"`form` must be one of {', '.join(FORMS)}; got {form!r}.")
+    return _fixed_form(form)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.Array:
+    """The convolution with zero padding of size // 2 on every side, as `torch.nn.Conv2d` computes it.
+
+    Unless `forms` fixes the form, it follows the platform that the program is compiled for, which may differ
+    from the platform that traces it, and with several devices it is XLA's own. The form for CPUs serves
+    float32 and float64 without groups; it defines its own derivatives and therefore has no forward mode.
+
+    Args:
+      x: images [batch, height, width, in].
+      kernel: [size, size, in / groups, out], the size odd.
+      stride: step along both axes.
+      groups: number of groups of channels that are convolved separately; as many groups as channels make a
+        depthwise convolution.
+
+    Returns:
+      [batch, height / stride, width / stride, out], the sizes rounded up.
+    """
+    plain = partial(direct, stride=stride, groups=groups)
+    if groups > 1 or x.dtype not in (jnp.float32, jnp.float64):
+        return plain(x, kernel)
+    form = _fixed_form.value or ("" if jax.device_count() == 1 else "accelerator")
+    if form == "accelerator":
+        return plain(x, kernel)
+    if form == "cpu":
+        return _convolve_on_cpu(x, kernel, stride)
+    return lax.platform_dependent(x, kernel, cpu=lambda x, k: _convolve_on_cpu(x, k, stride), default=plain)
+
+
+def direct(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.Array:
+    """XLA's own convolution; see `convolve` for the arguments."""
+    # The padding is explicit because "SAME" differs from PyTorch's padding at stride 2.
+    padding = kernel.shape[0] // 2
+    return _convolution(x, kernel, [(padding, padding)] * 2, stride=stride, groups=groups)
+
+
+def _convolution(x, kernel, padding, *, stride: int = 1, dilation: int = 1, groups: int = 1) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def _fastest(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    size, _, *channels = kernel.shape
+    if size == 3 and stride == 1 and min(channels) >= WINOGRAD_CHANNELS:
+        return winograd(x, kernel)
+    return direct(x, kernel, stride)
+
+
+_convolve_on_cpu = jax.custom_vjp(_fastest, nondiff_argnums=(2,))
+
+
+def _forward(x: jax.Array, kernel: jax.Array, stride: int):
+    return _fastest(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride: int, residuals: tuple[jax.Array, jax.Array], g: jax.Array):
+    x, kernel = residuals
+    return image_gradient(x, kernel, stride, g), kernel_gradient(x, kernel, stride, g)
+
+
+_convolve_on_cpu.defvjp(_forward, _backward)
+
+
+def image_gradient(x: jax.Array, kernel: jax.Array, stride: int, g: jax.Array) -> jax.Array:
+    """The gradient of the images x, given the gradient g of the output."""
+    if stride == 1:
+        return _fastest(g, kernel[::-1, ::-1].swapaxes(2, 3), 1)
+    if stride == 2 and kernel.shape[0] == 3:
+        return _image_gradient_by_parity(x, kernel, g)
+    return jax.vjp(lambda x: direct(x, kernel, stride), x)[1](g)[0]
+
+
+def _image_gradient_by_parity(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
+    """The gradient of the images for a 3x3 kernel at stride 2, as one 2x2 convolution of g.
+
+    Along each axis, even positions of x receive tap 1 of their own output, and odd positions receive tap 2 of
+    their own output and tap 0 of the next one. A 2x2 convolution of g computes all four parities at once,
+    whereas XLA would convolve g with three zeros inserted for each of its values.
+    """
+    batch, height, width, channels = x.shape
+
+    def split(kernel, axis):
+        first, middle, last = jnp.split(kernel, 3, axis)
+        even = jnp.concatenate([middle, jnp.zeros_like(middle)], axis)
+        return jnp.stack([even, jnp.concatenate([last, first], axis)], axis=-1)
+
+    kernels = split(split(kernel, 0), 1).transpose(0, 1, 3, 4, 5, 2).reshape(2, 2, -1, 4 * channels)
+    y = _convolution(g, kernels, [(0, 1), (0, 1)])
+    rows, columns = y.shape[1:3]
+    y = y.reshape(batch, rows, columns, 2, 2, channels).swapaxes(2, 3)
+    return y.reshape(batch, 2 * rows, 2 * columns, channels)[:, :height, :width]
+
+
+def kernel_gradient(x: jax.Array, kernel: jax.Array, stride: int, g: jax.Array) -> jax.Array:
+    """The gradient of the kernel, given the gradient g of the output.
+
+    It is a convolution of x, whose images act as channels, with g, whose images act as a kernel's input
+    channels.
+    """
+    size = kernel.shape[0]
+    if size == 1:
+        return jnp.einsum("nhwc,nhwo->co", x[:, ::stride, ::stride], g)[None, None]
+
+    def transpose(x, g):
+        return x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)
+
+    # XLA would fuse the computation of x into its transposition and repeat it there, value by value in an
+    # order that misses the cache. It fuses nothing into a conditional, hence one with two equal branches.
+    images, kernels = lax.cond(g[0, 0, 0, 0] > 0, transpose, transpose, x, g)
+    pad = size // 2
+    padding = [(pad, (g.shape[i] - 1) * stride + size - pad - x.shape[i]) for i in (1, 2)]
+    return _convolution(images, kernels, padding, dilation=stride).transpose(1, 2, 0, 3)

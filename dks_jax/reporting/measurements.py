@@ -1,0 +1,128 @@
+"""Combines the measurements of batches into the metrics of an epoch."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from dks_jax.runtime.errors import InputError
+
+T = TypeVar("T")
+# One value per batch for each name: "examples" is the number of examples in the batch, "loss" and its terms
+# are means over the examples, and "errors/<classifier>" is the number of wrong top-1 predictions.
+History = Mapping[str, np.ndarray]
+
+
+class EpochMeans:
+    """Running means over the examples of an epoch, in float64.
+
+    Args:
+      state: result of `state` of another instance, to continue from; None to start with no batch.
+    """
+
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+        self.num_examples: int = state["num_examples"] if state else 0
+        self._sums: dict[str, float] = defaultdict(float, state["sums"] if state else {})
+
+    def state(self) -> dict[str, Any]:
+        """The sums so far, in a form that JSON can hold."""
+        return {"num_examples": self.num_examples, "sums": dict(self._sums)}
+
+    def add(self, history: History) -> None:
+        """Adds the measurements of batches."""
+        examples = history["examples"].astype(np.float64)
+        self.num_examples += int(examples.sum())
+        for name, values in history.items():
+            if name.startswith("errors/"):
+                self._sums[name.replace("errors/", "error/")] += 100.0 * float(values.sum())
+            elif name != "examples":
+                # Added one by one, so that the sum does not depend on how the epoch is cut into chunks.
+                for term in values * examples:
+                    self._sums[name] += float(term)
+
+    def result(self) -> dict[str, float]:
+        """The means of "loss" and its terms, and the top-1 errors in %.
+
+        "error/<classifier>" is the error of a classifier; "error" is the error of the main one.
+        """
+        means = {name: total / self.num_examples for name, total in self._sums.items()}
+        return {"loss": means["loss"], "error": means["error/main"], **means}
+
+
+class Stopwatch:
+    """Measures the images per second of a compiled function, and the time that it waits for input.
+
+    waited: seconds since `reset` in which the device was idle because its input was not ready.
+    """
+
+    def __init__(self) -> None:
+        self._compiled: set[int] = set()
+        self.reset()
+
+    def reset(self) -> None:
+        """Resets the times, but not the record of what has been compiled."""
+        self._images = self._seconds = 0.0
+        self._images_compiling = self._seconds_compiling = 0.0
+        self.waited = 0.0
+
+    def waiting(self, chunks: Iterable[T]) -> Iterator[T]:
+        """Yields the chunks, and counts the time until each arrives as waited."""
+        iterator = iter(chunks)
+        while True:
+            begin = time.perf_counter()
+            try:
+                chunk = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self.waited += time.perf_counter() - begin
+            yield chunk
+
+    def add(self, batch_size: int, num_images: int, seconds: float) -> None:
+        """Adds a call with batches of this size; the first call with a size compiles."""
+        if batch_size in self._compiled:
+            self._images += num_images
+            self._seconds += seconds
+        else:
+            self._compiled.add(batch_size)
+            self._images_compiling += num_images
+            self._seconds_compiling += seconds
+
+    @property
+    def images_per_second(self) -> float:
+        """Images per second since `reset`, 0 without a call.
+
+        Calls that compile count only if there is no other call.
+        """
+        if self._seconds:
+            return self._images / self._seconds
+        return self._images_compiling / self._seconds_compiling if self._seconds_compiling else 0.0
+
+    @property
+    def working(self) -> float:
+        """Seconds spent in calls since `reset`."""
+        return self._seconds + self._seconds_compiling
+
+
+class DivergedError(InputError):
+    """The loss is no longer finite."""
+
+
+def require_finite(history: History, first: int, where: str) -> None:
+    """Raises DivergedError for the first batch with a NaN or infinite value; the message names all of these.
+
+    Args:
+      history: measurements of consecutive batches.
+      first: number of the first of these batches, for the message.
+      where: description of a batch for the message, with braces for its number, e.g. "step {} (epoch 2)".
+    """
+    finite = np.all([np.isfinite(values) for values in history.values()], axis=0)
+    if not finite.all():
+        i = int(np.argmin(finite))
+        bad = [f"{name} = {values[i]}" for name, values in history.items() if not np.isfinite(values[i])]
+        raise DivergedError(
+            f"The training diverged at {where.format(first + i)}: {', '.join(bad)}; lower "
+            "`optimizer.learning_rate` or check the data, and start again in a new workdir."
+        )

@@ -1,0 +1,191 @@
+"""Checks a config and builds its data, network, objective, optimizer and compiled steps."""
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dks_jax import data, models
+from dks_jax.config import Config, resolve
+from dks_jax.data import Feed, ImageData
+from dks_jax.models import Preprocessing
+from dks_jax.nn import Arrays, count_macs, get_params
+from dks_jax.nn.precision import DTYPES
+from dks_jax.runtime.devices import Devices
+from dks_jax.runtime.errors import InputError
+from dks_jax.supervision import BranchSpec, DeeplySupervised
+from dks_jax.synergy import objective, teaching_matrix
+from dks_jax.training import optimizers
+from dks_jax.training.steps import Steps
+from dks_jax.weights import Metadata, adopt_progress, adopt_weights, find_weights, load_weights
+
+
+class Experiment(NamedTuple):
+    """Everything that the training loop needs.
+
+    images: data set.
+    steps: compiled steps, bound to the feeds of the images.
+    schedule: learning rate as a function of the step.
+    metadata: description of the weights that the run will write.
+    first_epoch: number of epochs behind `init_weights` if training continues from there, else 0.
+    momentum: momentum of the optimizer in that case, else None.
+    description: lines about the experiment, for the start of the log.
+    """
+
+    images: ImageData
+    steps: Steps
+    schedule: optimizers.Schedule
+    metadata: Metadata
+    first_epoch: int
+    momentum: Arrays | None
+    description: list[str]
+
+
+def prepare(config: Config, *, resumed: bool) -> Experiment:
+    """Loads the data and builds the network, the objective, the optimizer and the compiled steps.
+
+    Args:
+      resumed: whether the weights come from a checkpoint, in which case `config.init_weights` is ignored.
+
+    Raises:
+      InputError: a field of the config is wrong, or the data are absent or damaged.
+    """
+    # All checks that do not need the data come before the data are downloaded or decoded.
+    data.check(config.data)
+    optimizers.check(config.optimizer, config.epochs)
+    branches = models.resolve_branches(config.model, resolve(config).branches)
+    teaching_matrix(resolve(config).teaches, len(branches) + 1)
+    if config.init_optimizer and not config.init_weights:
+        raise InputError("`init_optimizer` must be False where `init_weights` is empty; got True.")
+    init_weights = find_weights(Path(config.init_weights)) if config.init_weights and not resumed else None
+    devices = Devices(deterministic=config.deterministic)
+    images = data.load(config.data)
+    feeds = data.make_feeds(
+        config.data,
+        images,
+        seed=config.seed,
+        norm_groups=config.norm_groups,
+        dtype=DTYPES[config.precision],
+        devices=devices,
+    )
+    network = build_network(
+        config, num_classes=len(images.class_names), channels=images.train.image_shape[-1]
+    )
+    description = _describe(config, images, network, branches, feeds[0].steps_per_epoch)
+    first_epoch, momentum = 0, None
+    if init_weights:
+        weights = load_weights(init_weights)
+        description += adopt_weights(network, weights, init_weights)
+        if config.init_optimizer:
+            momentum, first_epoch = adopt_progress(network, weights, init_weights)
+            if first_epoch >= config.epochs:
+                raise InputError(
+                    f"`epochs` must be above {first_epoch}, the epochs that {init_weights} was trained for; "
+                    f"got {config.epochs}."
+                )
+            description.append(f"going on with their momentum after {first_epoch} epochs")
+    steps, schedule = build_steps(config, network, *feeds, devices=devices)
+    metadata = _metadata(config, images, branches)
+    return Experiment(images, steps, schedule, metadata, first_epoch, momentum, description)
+
+
+def build_network(config: Config, *, num_classes: int, channels: int) -> DeeplySupervised:
+    """The network that a config describes, with initial weights.
+
+    Raises:
+      InputError: a field of `config.model` is wrong.
+    """
+    return models.build(
+        config.model,
+        num_classes=num_classes,
+        channels=channels,
+        branches=resolve(config).branches,
+        norm_groups=config.norm_groups,
+        seed=config.seed,
+    )
+
+
+def build_steps(
+    config: Config,
+    network: DeeplySupervised,
+    train_feed: Feed,
+    test_feed: Feed | None = None,
+    *,
+    devices: Devices,
+) -> tuple[Steps, optimizers.Schedule]:
+    """The compiled steps of a network and the schedule of the learning rate, as a config describes them.
+
+    Args:
+      network: network of the config, or one of your own.
+      train_feed, test_feed: see `Steps`.
+
+    Raises:
+      InputError: `synergy.teaches` of the config does not fit the classifiers of the network.
+    """
+    optimizer, schedule = optimizers.from_config(config.optimizer, config.epochs, train_feed.steps_per_epoch)
+    synergy = config.synergy
+    loss = partial(
+        objective,
+        teaches=teaching_matrix(resolve(config).teaches, len(network.names)),
+        names=network.names,
+        alpha=synergy.alpha,
+        temperature=synergy.temperature,
+        epsilon=synergy.epsilon,
+    )
+    steps = Steps(
+        network,
+        loss,
+        optimizer,
+        train_feed,
+        test_feed,
+        seed=config.seed,
+        devices=devices,
+        remat=config.remat,
+    )
+    return steps, schedule
+
+
+def _describe(
+    config: Config,
+    images: ImageData,
+    network: DeeplySupervised,
+    branches: tuple[BranchSpec, ...],
+    steps_per_epoch: int,
+) -> list[str]:
+    """Lines about the network, its parameters and MACs, branches, data, steps, precision and devices."""
+    backbone = network.drop_branches()
+    network.eval()
+    image = jax.ShapeDtypeStruct((1, *images.train.image_shape), jnp.float32)
+    kept = "streamed" if config.data.streamed else "in memory"
+    own = [str(tuple(branch)) for branch in branches]
+    return [
+        f"{models.describe(config.model)}, method {config.method}: in training "
+        f"{_num_params(network):,} parameters and {count_macs(network, image) / 1e6:,.1f} million MACs per "
+        f"image (forward); in use {_num_params(backbone):,} and {count_macs(backbone, image) / 1e6:,.1f} "
+        "million",
+        f"branches (after, blocks, widths): {', '.join(own) or 'none'}; teaches: {resolve(config).teaches}",
+        f"{config.data.source}: {images.train.num_examples:,} training and {images.test.num_examples:,} "
+        f"held-out images of {'x'.join(map(str, images.train.image_shape))} in {len(images.class_names)} "
+        f"classes, {kept}",
+        f"{config.epochs} epochs of {steps_per_epoch} steps with {config.data.batch_size} images, "
+        f"{config.precision}, on {jax.device_count()} {jax.devices()[0].device_kind} device(s) of "
+        f"{jax.process_count()} process(es)",
+    ]
+
+
+def _num_params(network: DeeplySupervised) -> int:
+    return sum(array.size for array in get_params(network).values())
+
+
+def _metadata(config: Config, images: ImageData, branches: tuple[BranchSpec, ...]) -> Metadata:
+    fields = config.data
+    return Metadata(
+        model={name: value for name, value in config.model.items() if name != "branches"},
+        branches=branches,
+        class_names=tuple(images.class_names),
+        preprocessing=Preprocessing(
+            fields.preprocessing, *images.train.image_shape, tuple(fields.mean), tuple(fields.std)
+        ),
+    )

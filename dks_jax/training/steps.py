@@ -1,0 +1,199 @@
+"""The training and evaluation steps, compiled once for a mesh of all devices.
+
+The program is global: the state is replicated, the batch is divided over the devices along its first axis,
+and XLA inserts the communication. Reductions, dropout masks and crops are therefore global, and the result
+does not depend on the number of devices.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dks_jax.data.feeds import Batch, Chunk, Feed
+from dks_jax.nn import Arrays, Functional, forms
+from dks_jax.reporting.measurements import History
+from dks_jax.runtime.compilation import KEEP_BARRIERS
+from dks_jax.runtime.devices import Devices
+from dks_jax.supervision import DeeplySupervised
+from dks_jax.training import optimizers
+
+# (logits [classifier, batch, class], targets, weights=[batch]) -> (total, terms by name); the targets are
+# labels [batch] or probabilities [batch, class].
+Loss: TypeAlias = Callable[..., tuple[jax.Array, Arrays]]
+# (batch, key of the step) -> batch, inside the compiled step, e.g. to mix images and targets.
+Mix: TypeAlias = Callable[[Batch, jax.Array], Batch]
+
+# The network's random streams take the first numbers, one each.
+MIXING_STREAM = 2**31 - 1
+
+
+class TrainState(NamedTuple):
+    """The complete state of training, as a plain pytree."""
+
+    step: jax.Array
+    params: Arrays
+    batch_stats: Arrays
+    opt_state: optax.OptState
+
+
+class Steps:
+    """The compiled steps of one network, objective and optimizer on their feeds.
+
+    Args:
+      network: network that returns logits [classifier, batch, class].
+      loss: objective, e.g. `objective` with its keyword arguments bound.
+      optimizer: optax transformation of the gradients.
+      train_feed: training images.
+      test_feed: held-out images; None if nothing is evaluated.
+      seed: seed of the network's random streams (dropout) and of mixing, combined with the step.
+      devices: devices that hold the arrays.
+      remat: whether the backward pass recomputes activations; see `nn.layers.Stage`.
+      mix: transformation of each training batch before the network; None for none.
+    """
+
+    def __init__(
+        self,
+        network: DeeplySupervised,
+        loss: Loss,
+        optimizer: optax.GradientTransformation,
+        train_feed: Feed,
+        test_feed: Feed | None = None,
+        *,
+        seed: int,
+        devices: Devices,
+        remat: bool = False,
+        mix: Mix | None = None,
+    ):
+        self.train_feed = train_feed
+        # Without a feed of held-out images only `evaluate` fails.
+        self.test_feed = cast(Feed, test_feed)
+        self._names = network.names
+        self._network = Functional(network, remat=remat)
+        self._loss = loss
+        self._optimizer = optimizer
+        self._seed = seed
+        self._devices = devices
+        self._mix = mix
+        compiled = partial(jax.jit, static_argnames="batch_size")
+        options = devices.compiler_options
+        keep = KEEP_BARRIERS if remat and devices.on_cpu else {}
+        self._train = compiled(self._train_chunk, donate_argnums=0, compiler_options=options | keep)
+        self._evaluate = compiled(self._evaluate_chunk, compiler_options=options)
+
+    def initial_state(self, step: int = 0, momentum: Arrays | None = None) -> TrainState:
+        """The state before a step, with the weights that the network had when it was given.
+
+        Args:
+          step: number of the step, 0 for the first.
+          momentum: momentum of every parameter; None for a new optimizer's.
+        """
+        params = self._network.params
+        opt_state = optimizers.state_before(self._optimizer.init(params), step, momentum)
+        state = TrainState(jnp.int32(step), params, self._network.batch_stats, opt_state)
+        # Copied because training donates the buffers, which on a CPU may be shared with the host's arrays.
+        return self._devices.replicate(jax.tree.map(np.array, state))
+
+    def train(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, History]:
+        """Takes an optimizer step for each batch of a chunk of `train_feed`; `state` is donated.
+
+        Stops after a batch whose loss, or a term of it, is not finite; the history ends with this batch.
+        """
+        state, done, history = self._train(
+            state, chunk.arrays, chunk.first, chunk.num_batches, batch_size=chunk.batch_size
+        )
+        return state, self._fetch(history, done)
+
+    def evaluate(self, state: TrainState, chunk: Chunk) -> History:
+        """The loss and the errors of every classifier, for each batch of a chunk of `test_feed`."""
+        history = self._evaluate(
+            state.params,
+            state.batch_stats,
+            chunk.arrays,
+            chunk.first,
+            chunk.num_batches,
+            batch_size=chunk.batch_size,
+        )
+        return self._fetch(history, chunk.num_batches)
+
+    def lower(self, state: TrainState, chunk: Chunk) -> jax.stages.Lowered:
+        """The lowered training step of a chunk, for inspection or to be compiled for other devices."""
+        return self._train.lower(
+            state, chunk.arrays, chunk.first, chunk.num_batches, batch_size=chunk.batch_size
+        )
+
+    def _train_chunk(self, state, arrays, first, count, *, batch_size):
+        def body(carry):
+            state, done, history, _ = carry
+            with forms(self._devices.form):
+                batch = self.train_feed.batch(arrays, first + done, batch_size)
+                state, measured = self._train_step(state, batch)
+            finite = jnp.all(jnp.isfinite(jnp.stack(list(measured.values()))))
+            return state, done + 1, self._record(history, done, measured), finite
+
+        carry = (state, jnp.int32(0), self._blank_history(), jnp.array(True))
+        if self._devices.batches_per_call == 1:
+            carry = body(carry)
+        else:
+            # The length is known only at run time, so that one compilation serves every chunk. XLA does not
+            # unroll the loop either, so a step computes the same bits however an epoch is cut into chunks.
+            carry = jax.lax.while_loop(lambda carry: (carry[1] < count) & carry[3], body, carry)
+        return jax.lax.with_sharding_constraint(carry[:3], self._devices.replicated)
+
+    def _train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Arrays]:
+        key = jax.random.fold_in(jax.random.key(self._seed), state.step)
+        if self._mix:
+            batch = self._mix(batch, jax.random.fold_in(key, MIXING_STREAM))
+
+        def loss(params):
+            logits, batch_stats = self._network.train(params, state.batch_stats, batch.images, key)
+            measured = self._measure(logits, batch)
+            return measured["loss"], (batch_stats, measured)
+
+        gradients, (batch_stats, measured) = jax.grad(loss, has_aux=True)(state.params)
+        updates, opt_state = self._optimizer.update(gradients, state.opt_state, state.params)
+        params = cast(Arrays, optax.apply_updates(state.params, updates))
+        return TrainState(state.step + 1, params, batch_stats, opt_state), measured
+
+    def _evaluate_chunk(self, params, batch_stats, arrays, first, count, *, batch_size):
+        def body(i, history):
+            batch = self.test_feed.batch(arrays, first + i, batch_size)
+            with forms(self._devices.form):
+                logits = self._network.eval(params, batch_stats, batch.images)
+            return self._record(history, i, self._measure(logits, batch))
+
+        history = self._blank_history()
+        if self._devices.batches_per_call == 1:
+            history = body(jnp.int32(0), history)
+        else:
+            history = jax.lax.fori_loop(0, count, body, history)
+        return jax.lax.with_sharding_constraint(history, self._devices.replicated)
+
+    def _measure(self, logits: jax.Array, batch: Batch) -> Arrays:
+        total, terms = self._loss(logits, batch.targets, weights=batch.weights)
+        # With probabilities as targets the most likely class counts as the label.
+        labels = batch.targets if batch.targets.ndim == 1 else jnp.argmax(batch.targets, axis=-1)
+        wrong = jnp.sum((jnp.argmax(logits, axis=-1) != labels) * batch.weights, axis=-1)
+        errors = {f"errors/{name}": wrong[i] for i, name in enumerate(self._names)}
+        return {"examples": jnp.sum(batch.weights), "loss": total, **terms, **errors}
+
+    def _blank_history(self) -> Arrays:
+        """Zeros for the measurements of a chunk, whose names and types come from tracing a tiny batch."""
+        logits = jnp.zeros((len(self._names), 1, 2))
+        batch = Batch(jnp.zeros((1, 1)), jnp.zeros(1, jnp.int32), jnp.ones(1))
+        names = jax.eval_shape(self._measure, logits, batch)
+        length = self._devices.batches_per_call
+        return {name: jnp.zeros(length, value.dtype) for name, value in names.items()}
+
+    @staticmethod
+    def _record(history: Arrays, index: jax.Array, measured: Arrays) -> Arrays:
+        return {name: history[name].at[index].set(measured[name]) for name in history}
+
+    @staticmethod
+    def _fetch(history: Arrays, length: Any) -> History:
+        values, length = jax.device_get((history, length))
+        return {name: value[: int(length)] for name, value in values.items()}

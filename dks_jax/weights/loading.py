@@ -1,0 +1,161 @@
+"""Loading of weights from a folder, the workdir of a finished run or a PyTorch checkpoint."""
+
+import re
+from pathlib import Path
+
+from dks_jax.models import build
+from dks_jax.nn import Arrays, get_arrays, get_params, set_arrays
+from dks_jax.runtime.errors import InputError
+from dks_jax.supervision import DeeplySupervised
+from dks_jax.weights.folder import METADATA, Weights, load_folder
+from dks_jax.weights.metadata import Metadata
+from dks_jax.weights.torch_weights import read_checkpoint
+
+
+def find_weights(path: Path) -> Path:
+    """Finds the weights at a path: a file, a folder of weights, or such a folder in a finished run's workdir.
+
+    Raises:
+      InputError: there are no weights.
+    """
+    path = path.expanduser()
+    if path.is_file():
+        return path
+    for candidate in (path, path / "weights"):
+        if (candidate / METADATA).is_file():
+            return candidate
+    accepted = "the workdir of a finished run, a folder of weights or a PyTorch checkpoint"
+    if not path.exists():
+        raise InputError(f"There are no weights at {path}, which is absent; give {accepted}.")
+    if (path / "best_weights" / METADATA).is_file():
+        raise InputError(
+            f"{path} holds no weights yet, since its run is unfinished; finish it, or give "
+            f"{path / 'best_weights'}."
+        )
+    raise InputError(f"{path} holds no weights: there is no {METADATA}; give {accepted}.")
+
+
+def load_weights(path: Path) -> Weights:
+    """Loads the weights from a folder, the workdir of a finished run or a PyTorch checkpoint.
+
+    Raises:
+      InputError: there are no weights, or they are damaged or of an unknown network.
+    """
+    path = find_weights(path)
+    return read_checkpoint(path) if path.is_file() else load_folder(path)
+
+
+def load_network(path: str | Path, *, branches: bool = True) -> tuple[DeeplySupervised, Metadata]:
+    """Builds the network of the weights at a path, in evaluation mode; returns it with their metadata.
+
+    Args:
+      path: as for `load_weights`.
+      branches: whether to keep the auxiliary classifiers of the weights.
+
+    Raises:
+      InputError: as for `load_weights`, or the metadata do not describe the weights.
+    """
+    weights = load_weights(Path(path))
+    if not branches:
+        weights = weights.without_branches()
+    network = build(**weights.metadata.network._asdict(), seed=0)
+    set_arrays(network, weights.params | weights.batch_stats)
+    network.eval()
+    return network, weights.metadata
+
+
+def adopt_weights(network: DeeplySupervised, weights: Weights, origin: Path) -> list[str]:
+    """Copies weights into a network as far as they fit, e.g. to fine-tune on other classes.
+
+    Heads of another shape keep their initial values, and so do all branches unless the weights have branches
+    of the same form.
+
+    Args:
+      network: the network, which is changed in place.
+      weights: the weights to copy.
+      origin: path of the weights, for messages.
+
+    Returns:
+      Lines that say which arrays were copied and which keep their initial values.
+
+    Raises:
+      InputError: the stem or a stage differs.
+    """
+    own, lines = get_arrays(network), []
+    if network.branches and not _same_branches(network, own, weights):
+        kind = "other ones" if weights.metadata.branches else "none"
+        lines = [f"all branches start with initial values, since the weights have {kind}"]
+        weights = weights.without_branches()
+    given = weights.params | weights.batch_stats
+    taken = {name: array for name, array in given.items() if name in own and array.shape == own[name].shape}
+    initial = [n for n in own if n not in taken and not (lines and n.startswith("branches."))]
+    unused = [name for name in given if name not in own]
+    wrong = [name for name in initial if not _in_head(name)]
+    wrong += [name for name in unused if not (_in_head(name) or name.startswith("branches."))]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise InputError(
+            f"`init_weights` must name weights of the same network except for its heads; those in {origin} "
+            f"differ in {', '.join(_difference(name, given, own) for name in wrong[:3])}{more}: set `model` "
+            "as in their training."
+        )
+    set_arrays(network, own | taken)
+    lines.insert(0, f"starting from the weights in {origin}: {len(taken)} of {len(own)} arrays taken over")
+    if initial:
+        described = ", ".join(_difference(name, given, own) for name in initial)
+        lines.append(f"these start with initial values: {described}")
+    if unused:
+        lines.append(f"left out: {len(unused)} arrays that the network does not have, e.g. {unused[0]}")
+    return lines
+
+
+def _same_branches(network: DeeplySupervised, own: Arrays, weights: Weights) -> bool:
+    """Whether the weights have the same branches as a network, except for their heads."""
+    if [branch.after for branch in network.branches] != [
+        branch.after for branch in weights.metadata.branches
+    ]:
+        return False
+    given = weights.params | weights.batch_stats
+    shapes, given_shapes = (
+        {
+            name: array.shape
+            for name, array in arrays.items()
+            if name.startswith("branches.") and not _in_head(name)
+        }
+        for arrays in (own, given)
+    )
+    return shapes == given_shapes
+
+
+def adopt_progress(network: DeeplySupervised, weights: Weights, origin: Path) -> tuple[Arrays, int]:
+    """The momentum and the number of epochs that were saved with weights, to continue their training.
+
+    Raises:
+      InputError: one of them is absent, or the momentum is not of exactly the parameters of the network.
+    """
+    own = {name: array.shape for name, array in get_params(network).items()}
+    momentum, epoch = weights.momentum, weights.metadata.epoch
+    if momentum is None or epoch is None:
+        raise InputError(
+            "`init_optimizer` must be False unless `init_weights` names a training checkpoint of a wide "
+            "ResNet in the released format, which alone has epoch and momentum; "
+            f"{origin} has {'no epoch' if epoch is None else 'no momentum'}."
+        )
+    if own != {name: array.shape for name, array in momentum.items()}:
+        raise InputError(
+            "`init_optimizer` must be False unless the network is exactly that of `init_weights`; "
+            f"{origin} has the momentum of other parameters: set `model`, `method` and `data` as in their "
+            "training."
+        )
+    return momentum, epoch
+
+
+def _in_head(name: str) -> bool:
+    return re.match(r"(branches\.\d+\.)?head\.", name) is not None
+
+
+def _difference(name: str, given: Arrays, own: Arrays) -> str:
+    def shape(arrays: Arrays) -> str:
+        return "x".join(map(str, arrays[name].shape)) if name in arrays else "nothing"
+
+    return f"{name} ({shape(own)} in the network, {shape(given)} in the weights)"

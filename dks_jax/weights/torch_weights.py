@@ -1,0 +1,328 @@
+"""Conversion of weights from and to PyTorch checkpoints, exact in both directions.
+
+A checkpoint is a state dict, either bare or inside a training checkpoint, or it has the format released with
+DKS: {"params": {flat name: tensor}, "epoch": number of epochs, "optimizer": state dict}. A file that does not
+fit in every array is refused.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dks_jax import models
+from dks_jax.config import COUNT_LIMIT, PUBLISHED
+from dks_jax.data.imagenet_classes import wordnet_ids
+from dks_jax.models import Network, TorchFormat
+from dks_jax.runtime.errors import InputError, printable
+from dks_jax.weights import torch_files, torch_names
+from dks_jax.weights.folder import Named, Weights
+from dks_jax.weights.metadata import Metadata
+from dks_jax.weights.torch_files import Tensor
+
+# Keys under which a training checkpoint may hold its state dict.
+CONTAINERS = ("state_dict", "model", "params")
+LISTED = 5
+ARRAY_TYPES = ("float32", "float16", "bfloat16", "float64")
+COUNTER_TYPES = ("int64", "int32")
+
+
+def read_checkpoint(file: Path, model: str | None = None) -> Weights:
+    """Reads the weights of a PyTorch checkpoint, with its branches and its optimizer.
+
+    Args:
+      file: a .pth, .pt, .pt7 or .safetensors file, whose names may start with "module.".
+      model: name of the network, e.g. "resnet50" or "wide_resnet"; None to recognise it.
+
+    Raises:
+      InputError: the file cannot be read, or does not fit the network; the message lists the arrays that are
+        missing, unexpected, misshapen or not finite.
+    """
+    content = torch_files.read(file)
+    tensors = state_dict(content, file)
+    network = torch_names.recognise({name: value.shape for name, value in tensors.items()})
+    if network is None or model not in (None, network.model["name"]):
+        found = f"a {network.model['name']}" if network else "none that is known"
+        wanted = model or f"one of {', '.join(models.NETWORKS)}"
+        own_names = _listing([printable(name) for name in tensors])
+        raise InputError(
+            f"{file} must hold a checkpoint of {wanted}; by its names and shapes ({own_names}) it is {found}."
+        )
+    table = torch_table(network)
+    own = models.shapes(network)
+    arrays, counters = _fit(file, network, table, tensors, own)
+    params = {name: arrays[name] for name in own if not name.endswith((".mean", ".var"))}
+    batch_stats = {name: arrays[name] for name in own if name not in params}
+    weights = Weights(params, batch_stats, _metadata(network, table, counters))
+    return _with_progress(file, weights, content, list(tensors), table) if table.training else weights
+
+
+def torch_table(network: Network) -> TorchFormat:
+    """The format of PyTorch checkpoints of a network.
+
+    Raises:
+      InputError: there is no such format for its family, or it has no names for the branches.
+    """
+    family = models.get_family(network.model["name"])
+    if family.torch is None:
+        raise InputError(f"There is no PyTorch checkpoint format for the network {network.model['name']}.")
+    if network.branches and network.branches != models.resolve_branches(network.model, PUBLISHED):
+        own = ", ".join(str(tuple(branch)) for branch in network.branches)
+        raise InputError(
+            f"PyTorch checkpoints of {models.describe(network.model)} have names only for its published "
+            f"branches; the weights have {own}: leave the branches out."
+        )
+    return family.torch
+
+
+def write_checkpoint(file: Path, weights: Weights) -> None:
+    """Writes weights as a PyTorch checkpoint.
+
+    The checkpoint of a ResNet is a state dict that torchvision's models load strictly. The checkpoint of a
+    wide ResNet has the format released with DKS.
+
+    Args:
+      file: path of the file; .safetensors gives that format, any other name the format of torch.save.
+      weights: the weights to write.
+
+    Raises:
+      InputError: the metadata do not describe the weights, PyTorch has no names for the network, or torch is
+        not installed.
+    """
+    metadata, arrays = weights.metadata, weights.params | weights.batch_stats
+    table = torch_table(metadata.network)
+    _require_network(metadata.network, arrays)
+    tensors = torch_names.to_torch(table, arrays)
+    if table.counters:
+        tensors = _with_counters(tensors, metadata.num_batches_tracked or {})
+    if not table.training or file.suffix == ".safetensors":
+        torch_files.write(file, tensors)
+    else:
+        content: dict[str, Any] = {"params": tensors}
+        if metadata.epoch is not None:
+            content["epoch"] = metadata.epoch
+        if weights.momentum is not None:
+            content["optimizer"] = _optimizer(table, weights.momentum, metadata.optimizer or {})
+        torch_files.write(file, content)
+
+
+def _require_network(network: Network, arrays: Named) -> None:
+    """Raises InputError unless the arrays have the names and shapes of the network."""
+    expected = models.shapes(network)
+    if {name: array.shape for name, array in arrays.items()} != {n: a.shape for n, a in expected.items()}:
+        raise InputError(
+            f"The weights must fit {network.model} with {network.num_classes} classes, which their metadata "
+            "describe, and do not; put a copy of metadata.json back."
+        )
+
+
+def state_dict(content: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, without the prefix "module." that DataParallel adds.
+
+    Args:
+      content: the dictionary of the file, as `torch_files.read` returns it.
+      file: path of the file, for error messages.
+
+    Raises:
+      InputError: there are no tensors, or there are other values among them.
+    """
+    found = content
+    for container in CONTAINERS:
+        if isinstance(content.get(container), Mapping):
+            found = content[container]
+            break
+    odd = [
+        printable(name) if isinstance(name, str) else f"a name of type {type(name).__name__}"
+        for name, value in found.items()
+        if not (isinstance(name, str) and isinstance(value, Tensor))
+    ]
+    if odd or not found:
+        what = f"besides tensors {_listing(odd)}" if odd else "nothing"
+        raise InputError(
+            f"{file} must hold tensors by name, at the top level or under one of "
+            f"{', '.join(CONTAINERS)}; it holds {what}: save the model's state dict."
+        )
+    if all(name.startswith("module.") for name in found):
+        return {name.removeprefix("module."): tensor for name, tensor in found.items()}
+    return dict(found)
+
+
+def _fit(
+    file: Path,
+    network: Network,
+    table: TorchFormat,
+    tensors: Mapping[str, Tensor],
+    own: Mapping[str, jax.ShapeDtypeStruct],
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Checks tensors against a network and converts them.
+
+    Returns:
+      The arrays by the names of this library, and the batch counters by their PyTorch names.
+
+    Raises:
+      InputError: the tensors do not fit the network.
+    """
+    names = torch_names.names(table, own)
+    counters = torch_names.counter_names(names) if table.counters else []
+    problems = {"missing": [name for name in names if name not in tensors]}
+    problems["unexpected"] = [
+        printable(name) for name in tensors if name not in names and name not in counters
+    ]
+    problems["misshapen"] = [
+        f"{name} ({printable(_shape(tensors[name].shape))} instead of {_shape(expected)})"
+        for name, expected in _expected_shapes(names, counters, own).items()
+        if name in tensors and tensors[name].shape != expected
+    ]
+    problems["of a wrong type"] = [
+        f"{printable(name)} ({tensor.dtype}{'' if tensor.plain else ', without all of its values'})"
+        for name, tensor in tensors.items()
+        if not tensor.plain or tensor.dtype not in (COUNTER_TYPES if name in counters else ARRAY_TYPES)
+    ]
+    _refuse(file, network, problems)
+    arrays = {name: tensors[name].numpy() for name in names}
+    counts = {name: tensors[name].numpy() for name in counters if name in tensors}
+    problems = {
+        "not finite": [name for name, array in arrays.items() if not np.all(np.isfinite(array))],
+        "negative": [
+            name
+            for name, array in (arrays | counts).items()
+            if name.endswith(("running_var", torch_names.COUNTER)) and np.any(array < 0)
+        ],
+    }
+    _refuse(file, network, problems)
+    ours = {own_name: torch_names.from_torch(arrays[name]) for name, own_name in names.items()}
+    return ours, {name: int(count) for name, count in counts.items()}
+
+
+def _expected_shapes(
+    names: Mapping[str, str], counters: list[str], own: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, tuple[int, ...]]:
+    shapes = {name: torch_names.torch_shape(own[own_name].shape) for name, own_name in names.items()}
+    return shapes | dict.fromkeys(counters, ())
+
+
+def _refuse(file: Path, network: Network, problems: Mapping[str, list[str]]) -> None:
+    """Raises InputError if there is any problem; `problems` maps a description to the affected names."""
+    found = [
+        f"{_listing(names)} {'is' if len(names) == 1 else 'are'} {what}"
+        for what, names in problems.items()
+        if names
+    ]
+    if found:
+        branches = "with" if network.branches else "without"
+        raise InputError(
+            f"{file} does not fit {models.describe(network.model)} with {network.num_classes} classes, "
+            f"{branches} branches: {'; '.join(found)}."
+        )
+
+
+def _metadata(network: Network, table: TorchFormat, counters: dict[str, int]) -> Metadata:
+    preprocessing = table.preprocessing.replace(channels=network.channels)
+    if network.channels != table.preprocessing.channels:
+        # The usual statistics are of RGB images, so others only keep their range, 0 to 1.
+        preprocessing = preprocessing.replace(mean=(0.0,) * network.channels, std=(1.0,) * network.channels)
+    known = table.imagenet and network.num_classes == len(wordnet_ids())
+    return Metadata(
+        network.model,
+        network.branches,
+        tuple(wordnet_ids() if known else map(str, range(network.num_classes))),
+        preprocessing,
+        imported=True,
+        num_batches_tracked=counters or None,
+    )
+
+
+def _with_progress(
+    file: Path, weights: Weights, content: Mapping[str, Any], names: list[str], table: TorchFormat
+) -> Weights:
+    """Adds the epoch and the momentum of a training checkpoint to weights, as far as it has them.
+
+    Args:
+      names: PyTorch names of the tensors in the order of the file, which is the order of the optimizer.
+    """
+    metadata, momentum = weights.metadata, None
+    epoch = content.get("epoch", 0)
+    # In Python a bool is an int.
+    whole = isinstance(epoch, int | np.integer) and not isinstance(epoch, bool)
+    if not (whole and 0 <= epoch <= COUNT_LIMIT):
+        number = isinstance(epoch, int | float) and abs(epoch) <= COUNT_LIMIT
+        raise InputError(
+            f"{file} must have a whole number from 0 to {COUNT_LIMIT} as `epoch`; it has "
+            f"{epoch if number else f'a value of type {type(epoch).__name__}'}: correct it, or remove "
+            "`epoch` and `optimizer` from the file to take only the weights."
+        )
+    if epoch:
+        metadata = metadata.replace(epoch=int(epoch))
+    if "optimizer" in content:
+        try:
+            momentum, settings = _momentum(table, content["optimizer"], names, weights.params)
+            metadata = metadata.replace(optimizer=settings)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            reason = str(error) if isinstance(error, InputError) else "its structure is different"
+            if isinstance(error, KeyError):
+                reason = f"it has no {printable(str(error))}"
+            raise InputError(
+                f"{file} must have a torch.optim.SGD of all its parameters as `optimizer`, and has another "
+                f"one ({reason}): remove `optimizer` from the file to take only the weights."
+            ) from error
+    return weights._replace(metadata=metadata, momentum=momentum)
+
+
+def _momentum(
+    table: TorchFormat, optimizer: Any, names: list[str], params: Named
+) -> tuple[Named | None, dict[str, Any]]:
+    """The momentum by the names of this library, None before the first step, and the optimizer's settings."""
+    groups, state = optimizer["param_groups"], optimizer["state"]
+    if len(groups) != 1:
+        raise InputError(f"it has {len(groups)} groups of parameters instead of one")
+    keys = groups[0]["params"]
+    settings = {
+        name: value
+        for name, value in groups[0].items()
+        if isinstance(name, str) and isinstance(value, int | float | None)
+    }
+    if not state:
+        return None, settings
+    theirs = torch_names.names(table, params)
+    trainable = [name for name in names if name in theirs]
+    if len(keys) != len(trainable):
+        raise InputError(f"it has {len(keys)} parameters instead of {len(trainable)}")
+    momentum = {}
+    for name, key in zip(trainable, keys, strict=True):
+        tensor, shape = state[key]["momentum_buffer"], params[theirs[name]].shape
+        fits = isinstance(tensor, Tensor) and tensor.shape == torch_names.torch_shape(shape)
+        if not fits or not tensor.plain or tensor.dtype not in ARRAY_TYPES:
+            raise InputError(f"the momentum of {name} is no tensor of its shape and type")
+        value = torch_names.from_torch(tensor.numpy())
+        if not np.all(np.isfinite(value)):
+            raise InputError(f"the momentum of {name} is not finite")
+        momentum[theirs[name]] = value
+    return momentum, settings
+
+
+def _optimizer(table: TorchFormat, momentum: Named, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict of a torch.optim.SGD with the given momentum, its parameters in PyTorch's order."""
+    buffers = torch_names.to_torch(table, momentum).values()
+    state = {i: {"momentum_buffer": buffer} for i, buffer in enumerate(buffers)}
+    return {"state": state, "param_groups": [{**settings, "params": list(state)}]}
+
+
+def _with_counters(tensors: dict[str, np.ndarray], counters: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Adds a batch counter after every running variance, 0 where it is unknown."""
+    complete = {}
+    for name, tensor in tensors.items():
+        complete[name] = tensor
+        for counter in torch_names.counter_names([name]):
+            complete[counter] = np.asarray(counters.get(counter, 0), np.int64)
+    return complete
+
+
+def _listing(names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a number"

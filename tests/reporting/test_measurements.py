@@ -1,0 +1,83 @@
+"""Means over an epoch by hand, speed, and the report of a divergence."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from dks_jax.reporting import measurements as metrics
+from dks_jax.reporting.progress import Progress
+
+
+def history(examples, loss, main, branch1):
+    values = {"examples": examples, "loss": loss, "errors/main": main, "errors/branch1": branch1}
+    return {name: np.array(value, np.float32) for name, value in values.items()}
+
+
+def test_a_smaller_last_batch_weighs_less():
+    means = metrics.EpochMeans()
+    means.add(history([8, 8], [1.0, 2.0], [4, 0], [8, 8]))
+    means.add(history([4], [3.0], [1], [0]))
+    # Loss (8 * 1 + 8 * 2 + 4 * 3) / 20 = 1.8; errors 5 and 16 of 20.
+    assert means.num_examples == 20
+    assert means.result() == pytest.approx(
+        {"loss": 1.8, "error": 25.0, "error/main": 25.0, "error/branch1": 80.0}
+    )
+
+
+def test_means_do_not_depend_on_chunks_and_go_on_from_a_saved_state():
+    losses = np.random.default_rng(0).normal(size=12).tolist()
+    whole, parts = metrics.EpochMeans(), metrics.EpochMeans()
+    whole.add(history([3] * 12, losses, [1] * 12, [0] * 12))
+    for loss in losses:
+        parts = metrics.EpochMeans(json.loads(json.dumps(parts.state())))
+        parts.add(history([3], [loss], [1], [0]))
+    assert whole.result() == parts.result()
+    assert whole.state() == parts.state()
+
+
+def test_compilation_does_not_count_as_speed():
+    watch = metrics.Stopwatch()
+    watch.add(batch_size=8, num_images=8, seconds=10.0)  # with compilation
+    assert watch.images_per_second == pytest.approx(0.8)
+    watch.add(batch_size=8, num_images=32, seconds=2.0)
+    assert watch.images_per_second == pytest.approx(16.0)
+    watch.reset()
+    watch.add(batch_size=8, num_images=8, seconds=1.0)  # compiled before the reset
+    assert watch.images_per_second == pytest.approx(8.0)
+
+
+def test_a_divergence_names_the_first_bad_batch_and_its_values():
+    bad = history([8, 8, 8], [1.0, np.nan, 2.0], [4, 0, 0], [8, 8, 8])
+    with pytest.raises(metrics.DivergedError, match=r"step 7 \(epoch 2\): loss = nan"):
+        metrics.require_finite(bad, 6, "step {} (epoch 2)")
+    metrics.require_finite(history([8], [1.0], [4], [8]), 1, "step {}")
+
+
+def test_waiting_counts_the_time_until_input_comes():
+    watch = metrics.Stopwatch()
+
+    def slow():
+        for i in range(3):
+            time.sleep(0.05)
+            yield i
+
+    begin = time.perf_counter()
+    for _ in watch.waiting(slow()):
+        time.sleep(0.1)
+    assert 0.15 <= watch.waited < time.perf_counter() - begin - 0.3 + 0.01
+    watch.reset()
+    assert watch.waited == 0
+
+
+@pytest.mark.parametrize(
+    ("waited", "working", "warns"), [(2, 10, True), (1.5, 20, False), (0.5, 0.5, False), (0, 0, False)]
+)
+def test_waiting_for_more_than_a_tenth_of_the_time_is_said_once(waited, working, warns, capsys):
+    progress = Progress(10, 0, 1)
+    progress.warn_of_waiting(3, waited, working)
+    progress.warn_of_waiting(4, waited, working)
+    output = capsys.readouterr().out
+    assert output.count("\n") == warns
+    assert ("epoch 3" in output and "17 %" in output) == warns

@@ -1,0 +1,72 @@
+"""The compiled steps of a tiny network on random images, with crops, flips and dropout."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dks_jax import all_pairs, objective
+from dks_jax.data.feeds.interface import Epochs
+from dks_jax.data.feeds.resident import EvaluationFeed, TrainingFeed
+from dks_jax.data.feeds.streamed import StreamedTrainingFeed
+from dks_jax.data.images import Split, StoredSplit
+from dks_jax.data.preparation import Preparation
+from dks_jax.training.optimizers import sgd
+from dks_jax.training.steps import Steps
+from support.tiny_network import tiny_network
+
+NUM_CLASSES = 4
+
+
+def images(num=26, size=8, seed=0):
+    random = np.random.default_rng(seed)
+    return Split(
+        random.integers(0, 256, (num, size, size, 3), np.uint8),
+        random.integers(0, NUM_CLASSES, num).astype(np.int32),
+    )
+
+
+def setting(
+    devices, *, dtype=jnp.float32, learning_rate=0.05, norm_groups=1, drop_last=False, streamed=False
+):
+    """(steps, initial state)."""
+    preparation = Preparation((0.5,) * 3, (0.25,) * 3, padding=2, flip=True, dtype=dtype)
+    split, epochs = images(), Epochs(26, 8, drop_last, 3)
+    if streamed:
+        read = lambda index, rng: (split.images[index], int(split.labels[index]))  # noqa: E731
+        stored = StoredSplit(split.num_examples, split.image_shape, 0, read)
+        train = StreamedTrainingFeed(stored, preparation, epochs, devices)
+    else:
+        train = TrainingFeed(split, preparation, epochs, devices)
+    steps = Steps(
+        tiny_network(NUM_CLASSES, norm_groups),
+        partial(objective, teaches=all_pairs(3), epsilon=1e-8),
+        sgd(lambda step: learning_rate, weight_decay=5e-4),
+        train,
+        EvaluationFeed(images(seed=1), preparation, batch_size=8, devices=devices),
+        seed=3,
+        devices=devices,
+    )
+    return steps, initial_state(steps, dtype)
+
+
+def initial_state(steps, dtype):
+    """The state before the first step, in float64 where `dtype` is that."""
+    state = steps.initial_state()
+    if dtype == jnp.float64:
+        state = jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, state)
+    return state
+
+
+def run_epoch(steps, state, epoch=0):
+    histories = []
+    for chunk in steps.train_feed.chunks(epoch):
+        state, history = steps.train(state, chunk)
+        histories.append(history)
+    return state, {name: np.concatenate([h[name] for h in histories]) for name in histories[0]}
+
+
+def numbers(state):
+    """The arrays of a state by name; copies, because training donates their buffers."""
+    return {"/".join(map(str, path)): np.array(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}

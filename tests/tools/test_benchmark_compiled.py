@@ -1,0 +1,122 @@
+"""What is read from compiled programs is what they do."""
+
+from pathlib import Path
+
+import benchmark
+import jax
+import jax.numpy as jnp
+import pytest
+from benchmarks import compiled
+from benchmarks.hlo import Traffic, parse, size_of, step_of
+
+CONFIG = Path(__file__).parents[2] / "configs" / "cifar100_wrn.py"
+# As XLA writes it: a loop with a fused sum, a fused slice, a change of layout, a library's convolution, a
+# product, and messages that are begun and waited for.
+PROGRAM = """\
+HloModule jit_step, entry_computation_layout={(f32[4,8]{1,0})->f32[8]{0}}
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %c = f32[] add(%a, %b)
+}
+
+%fused_sum (p: f32[4,8]) -> f32[8] {
+  %p = f32[4,8]{1,0} parameter(0)
+  %zero = f32[] constant(0)
+  ROOT %r = f32[8]{0} reduce(%p, %zero), dimensions={0}, to_apply=%add
+}
+
+%fused_slice (q: s32[], p.1: u8[100,8]) -> bf16[1,8] {
+  %p.1 = u8[100,8]{1,0} parameter(1)
+  %q = s32[] parameter(0)
+  %seen = u8[100,8]{1,0} bitcast(%p.1)
+  %s = u8[1,8]{1,0} dynamic-slice(%seen, %q, %q), dynamic_slice_sizes={1,8}
+  ROOT %v = bf16[1,8]{1,0} convert(%s)
+}
+
+%fused_layout (p.2: f32[4,8]) -> f32[8,4] {
+  %p.2 = f32[4,8]{1,0} parameter(0)
+  ROOT %t = f32[8,4]{1,0} transpose(%p.2), dimensions={1,0}
+}
+
+%body (state: (f32[4,8], u8[100,8], s32[])) -> (f32[4,8], u8[100,8], s32[]) {
+  %state = (f32[4,8]{1,0}, u8[100,8]{1,0}, s32[]) parameter(0)
+  %x = f32[4,8]{1,0} get-tuple-element(%state), index=0
+  %data = u8[100,8]{1,0} get-tuple-element(%state), index=1
+  %i = s32[] get-tuple-element(%state), index=2
+  %sum = f32[8]{0} fusion(%x), kind=kInput, calls=%fused_sum
+  %image = bf16[1,8]{1,0} fusion(%i, %data), kind=kLoop, calls=%fused_slice
+  %turned = f32[8,4]{1,0} fusion(%x), kind=kLoop, calls=%fused_layout
+  %conv = (f32[4,8]{1,0}, u8[16]{0}) custom-call(%x, %x), custom_call_target="__cudnn$convForward"
+  %product = f32[8,8]{1,0} dot(%turned, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %start = f32[8]{0} all-reduce-start(%sum), replica_groups={{0,1}}, to_apply=%add
+  %done = f32[8]{0} all-reduce-done(%start)
+  ROOT %out = (f32[4,8]{1,0}, u8[100,8]{1,0}, s32[]) tuple(%x, %data, %i)
+}
+
+ENTRY %main (x.1: f32[4,8]) -> f32[4,8] {
+  %x.1 = f32[4,8]{1,0} parameter(0)
+  %loop = (f32[4,8]{1,0}, u8[100,8]{1,0}, s32[]) while(%x.1), condition=%add, body=%body
+  ROOT %end = f32[4,8]{1,0} get-tuple-element(%loop), index=0
+}
+"""
+
+
+def test_bytes_of_arrays_and_tuples():
+    assert size_of("f32[]") == 4
+    assert size_of("bf16[2,3]{1,0}") == 12
+    assert size_of("(pred[5]{0}, s64[2]{0}, /*index=2*/u8[0]{0})") == 21
+
+
+def test_operations_and_bytes_by_kind_are_those_of_the_loop():
+    assert step_of(parse(PROGRAM)) == {
+        "sums": Traffic(1, 4 * 32 + 4 * 8),
+        # Of the 100 rows one is read.
+        "other loops": Traffic(1, 4 + 8 + 2 * 8),
+        "transpositions and copies": Traffic(1, 2 * 4 * 32),
+        "convolutions": Traffic(1, 3 * 4 * 32 + 16),
+        "matrix products": Traffic(1, 4 * (32 + 32 + 64)),
+        "communication": Traffic(1, 2 * 4 * 8),
+    }
+
+
+def test_a_program_of_this_jax_is_read():
+    def run(x, y):
+        return jax.lax.fori_loop(0, 5, lambda _, x: jnp.tanh(x @ y), x)
+
+    square = jnp.zeros((256, 256))
+    text = jax.jit(run).lower(square, square).compile().as_text()
+    step = step_of(parse(text))
+    assert step["matrix products"] == Traffic(1, 3 * 4 * 256 * 256)
+
+
+def test_the_step_of_a_config_is_compiled_and_not_run(capsys, tiny_model):
+    sizes = ["--batch_size=8", "--image_size=8", "--classes=10"]
+    assert benchmark.main(["compiled", f"--config={CONFIG}", *sizes]) == 0
+    printed = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if "|" in line]
+    assert rows[0] == ["a step", "operations", "GB read and written"]
+    counts = {kind: int(count) for kind, count, _ in rows[2:]}
+    assert counts["convolutions"] > 2
+    assert counts.pop("all") == sum(counts.values())
+    assert "for 1 cpu" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([f"--config={CONFIG}", "--gpus=2"], ["`--gpus`", "jax[cuda12]", "(not for cuda)"]),
+        ([f"--config={CONFIG}", "--gpus=0"], ["--gpus", "1 or more", "0"]),
+        ([f"--config={CONFIG}:typo"], ["`method`", "dks, ds, baseline", "'typo'"]),
+    ],
+)
+def test_wrong_arguments_end_with_one_sentence(capsys, monkeypatch, arguments, named):
+    def refuse(**_):
+        raise NotImplementedError("not for cuda\nand more")
+
+    monkeypatch.setattr(compiled.topologies, "get_topology_desc", refuse)
+    assert benchmark.main(["compiled", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert all(text in error for text in named)

@@ -1,0 +1,296 @@
+"""The summary of runs: what is averaged, what is left out and why, and the files that it writes."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import summarize
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from support.runs import file_times, records, user_error
+
+
+@pytest.fixture
+def make_run(unbroken, tmp_path):
+    """Makes finished runs, described as the real one but for some fields, with errors of our own."""
+
+    def make(name, method="dks", seed=0, test=(30.0, 20.0), *, train=None, branches=None, **changes):
+        """`changes` are of config fields, with __ for the dot, or of "data"."""
+        folder = tmp_path / name
+        (folder / "weights").mkdir(parents=True)
+        description = json.loads((unbroken / "config.json").read_text())
+        description["data"] |= changes.pop("data", {})
+        for field, value in ({"method": method, "seed": seed, "epochs": len(test)} | changes).items():
+            *parents, last = field.split("__")
+            group = description["config"]
+            for parent in parents:
+                group = group[parent]
+            group[last] = value
+        (folder / "config.json").write_text(json.dumps(description))
+        with (folder / "metrics.jsonl").open("w") as file:
+            for epoch, errors in enumerate(zip(train or test, test, strict=True), 1):
+                for split, error in zip(("train", "test"), errors, strict=True):
+                    named = {f"error/{n}": value for n, value in {"main": error, **(branches or {})}.items()}
+                    step = {"step": 22 * epoch, "epoch": epoch, "split": split, "loss": 0.5, "error": error}
+                    file.write(json.dumps(step | named) + "\n")
+        return folder
+
+    return make
+
+
+def tables(capsys, *arguments):
+    """What the command line prints: tables as lists of lists of cells, and the lines on what is left out."""
+    capsys.readouterr()
+    assert summarize.main([str(argument) for argument in arguments]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    blocks = [block.splitlines() for block in captured.out.strip().split("\n\n")]
+    found = [[line.strip("|").split("|") for line in block] for block in blocks if block[0].startswith("|")]
+    cells = [[[cell.strip() for cell in line] for line in table if "---" not in line[0]] for table in found]
+    return cells, [line[2:] for line in blocks[-1] if line.startswith("- ")]
+
+
+def read_csv(folder):
+    with (folder / "table.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+DATA = "digits, 100 + 20 images"
+
+
+def test_mean_and_sample_deviation_over_seeds(make_run, tmp_path, capsys):
+    # 18, 20, 22: deviations -2, 0, 2, so the std is sqrt(8 / 2) = 2. Best: 16, 20, 18: mean 18, std 2.
+    for seed, errors in enumerate([(16, 18), (40, 20), (18, 22)]):
+        # Fields that do not touch the result may differ.
+        free = {"data__root": f"folder {seed}", "checkpoint_every_epochs": seed + 1}
+        make_run(f"baseline{seed}", "baseline", seed, errors, **free)
+    make_run("dks", test=(30, 17.25))
+    (last, best), left_out = tables(capsys, tmp_path)
+    assert last == [
+        ["network", "data", "baseline", "DS", "DKS"],
+        ["WRN-16-1", DATA, "20.00 ± 2.00 (3)", "", "17.25 (1)"],
+    ]
+    assert best[1:] == [["WRN-16-1", DATA, "18.00 ± 2.00 (3)", "", "17.25 (1)"]]
+    assert left_out == []
+
+
+def test_branches_have_tables_and_rare_methods_a_column_where_there_are_runs(make_run, tmp_path, capsys):
+    make_run("baseline", "baseline")
+    make_run("a", "top_down", 0, branches={"branch1": 31.0, "branch2": 25.0})
+    make_run("b", "top_down", 1, branches={"branch1": 33.0, "branch2": 25.0})
+    (last, _, branch1, branch2), _ = tables(capsys, tmp_path)
+    assert last[0][2:] == ["baseline", "DS", "DKS", "top-down"]
+    assert last[1][2:] == ["20.00 (1)", "", "", "20.00 ± 0.00 (2)"]
+    # sqrt(2): two values, each 1 from their mean.
+    assert branch1[1][2:] == ["", "", "", "32.00 ± 1.41 (2)"]
+    assert branch2[1][2:] == ["", "", "", "25.00 ± 0.00 (2)"]
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=6))
+def test_a_summary_is_exact(errors):
+    runs = [
+        summarize.Run(Path(), "ds", seed, {}, [e], [e], {"last": e})
+        for seed, e in reversed(list(enumerate(errors)))
+    ]
+    figures = summarize.summary(runs)
+    mean = math.fsum(errors) / len(errors)
+    assert figures["runs"] == len(errors)
+    assert (figures["last_min"], figures["last_max"]) == (min(errors), max(errors))
+    assert figures["last_mean"] == pytest.approx(mean, rel=1e-14)
+    if len(errors) == 1:
+        assert figures["last_std"] is None
+    else:
+        std = math.sqrt(math.fsum((e - mean) ** 2 for e in errors) / (len(errors) - 1))
+        assert figures["last_std"] == pytest.approx(std, rel=1e-9, abs=1e-12)
+
+
+def test_csv_has_a_line_per_row_and_method_with_unrounded_figures(make_run, tmp_path, capsys):
+    third = 100 / 3
+    make_run("runs/a", "baseline", 4, (50, third))
+    make_run("runs/b", "dks", 7, (50, third), branches={"branch1": third})
+    make_run("runs/c", "dks", 2, (50, third), branches={"branch1": third})
+    make_run("runs/d", "dks", 2, (50, 60), norm_groups=2)
+    assert summarize.main([str(tmp_path / "runs"), "--output", str(tmp_path / "summary")]) == 0
+    assert (tmp_path / "summary" / "table.md").read_text() == capsys.readouterr().out
+    first, second, third_line = read_csv(tmp_path / "summary")
+    assert (first["network"], first["data"], first["setting"]) == ("WRN-16-1", DATA, "norm_groups 1")
+    assert (first["method"], first["seeds"], float(first["last_mean"])) == ("baseline", "4", third)
+    assert (first["last_std"], first["branch1_mean"]) == ("", "")
+    assert (second["method"], second["seeds"], second["runs"]) == ("dks", "2 7", "2")
+    assert float(second["branch1_mean"]) == third
+    assert third_line["setting"] == "norm_groups 2"
+    assert (third_line["last_mean"], third_line["best_mean"]) == ("60.0", "50.0")
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels"),
+    [
+        ({"data__mean": [0.5]}, ("data.mean [0.305]", "data.mean [0.5]")),
+        ({"added": ""}, ('added ""', "added absent")),
+        ({"data": {"test_checksum": 3}}, None),
+        (
+            {"optimizer__momentum": 0.5, "norm_groups": 2},
+            ("norm_groups 1; optimizer.momentum 0.9", "norm_groups 2; optimizer.momentum 0.5"),
+        ),
+    ],
+)
+def test_runs_that_differ_in_more_than_the_seed_are_rows_of_their_own(
+    make_run, tmp_path, capsys, changes, labels
+):
+    make_run("a", test=(20,))
+    make_run("b", test=(10,), seed=1, **changes)
+    (last, _), left_out = tables(capsys, tmp_path)
+    assert last[0][2] == "setting"
+    assert sorted(line[-1] for line in last[1:]) == ["10.00 (1)", "20.00 (1)"]
+    if labels:
+        assert tuple(line[2] for line in last[1:]) == labels
+    assert left_out == []
+
+
+def test_labels_name_network_and_data(make_run, tmp_path, capsys):
+    make_run("a", model__dropout=0.3)
+    make_run("b", data__source="cifar", data__name="cifar100", data={"train_images": 50000})
+    make_run("c", data__source="folder")
+    make_run("d", model__name="resnet", data__source="tfds", data__name="mnist")
+    (last, _), _ = tables(capsys, tmp_path)
+    assert [line[:2] for line in last[1:]] == [
+        ["WRN-16-1", "cifar100, 50,000 + 20 images"],
+        ["WRN-16-1 dropout 0.3", DATA],
+        ["WRN-16-1", "folder, 100 + 20 images"],
+        ["resnet depth 16 width 1", "tfds mnist, 100 + 20 images"],
+    ]
+
+
+def test_the_same_experiment_and_seed_counts_once(make_run, tmp_path, capsys):
+    a, b = make_run("a", test=(20,)), make_run("b", test=(10,))
+    for given_ in ((a, b), (tmp_path, a, tmp_path / "b" / ".." / "a")):
+        (last, _), (line,) = tables(capsys, *given_)
+        assert last[1][-1] == "20.00 (1)"
+        assert line.startswith(f"{b}: duplicate")
+        assert str(a) in line
+
+
+# As if killed while it was written.
+LAST_LINE = b'"split": "test", "loss": 0.5, "error": 20.0, "error/main": 20.0, "error/branch1": 25.0}\n'
+# (file, a text in it, what takes its place, the reason and what it names); without a text: the whole file.
+DAMAGED = [
+    ("weights", None, None, "unfinished", "weights/"),
+    ("metrics.jsonl", None, None, "unfinished", "0 of 2"),
+    ("metrics.jsonl", LAST_LINE, LAST_LINE[:9], "unfinished", "1 of 2"),
+    ("config.json", b'"epochs": 2', b'"epochs": 40', "unfinished", "2 of 40"),
+    ("config.json", b'"epochs": 2', b'"epochs": 0', "damaged", "metrics.jsonl"),
+    ("metrics.jsonl", b'"epoch": 1', b'"epoch": 2', "damaged", "metrics.jsonl"),
+    ("metrics.jsonl", b'{"step": 44', b"[" * 9999, "damaged", "metrics.jsonl"),
+    ("metrics.jsonl", None, b"\xff\n", "damaged", "metrics.jsonl"),
+    ("metrics.jsonl", None, b"[]\n", "damaged", "`epoch`"),
+    ("metrics.jsonl", b'"error/main": 30.0', b'"error/main": NaN', "damaged", "`error/main`"),
+    ("metrics.jsonl", b'"error/main": 20.0', b'"error/main": 1e999', "damaged", "`error/main`"),
+    ("metrics.jsonl", b'"error/branch1": 25.0', b'"error/branch1": "x"', "damaged", "`error/branch1`"),
+    ("metrics.jsonl", b'"error/main"', b'"x"', "damaged", "`error/main`"),
+    ("metrics.jsonl", b'"split": "test"', b'"split": 5', "damaged", "`split`"),
+    ("config.json", None, None, "damaged", "config.json"),
+    ("config.json", None, b"{", "damaged", "config.json"),
+    ("config.json", None, b"[]", "damaged", "`config`"),
+    ("config.json", b'"seed"', b'"sod"', "damaged", "`seed`"),
+    ("config.json", b'"method": "dks"', b'"method": "x"', "damaged", "'x'"),
+    ("config.json", b'"test_images": 20', b'"test_images": "x"', "damaged", "test_images"),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_unfinished_and_damaged_runs_are_listed_and_not_averaged(make_run, tmp_path, capsys, damage):
+    file, old, new, reason, named = damage
+    whole = make_run("whole", test=(40,), epochs=1)
+    broken = make_run("broken", seed=1, branches={"branch1": 25.0})
+    if old:
+        content = (broken / file).read_bytes()
+        assert old in content
+        (broken / file).write_bytes(content.replace(old, new))
+    elif new:
+        (broken / file).write_bytes(new)
+    else:
+        (broken / file).rename(tmp_path / "gone")
+    (last, _), (line,) = tables(capsys, whole, broken)
+    assert last[1:] == [["WRN-16-1", DATA, "", "", "40.00 (1)"]]
+    assert line.startswith(f"{broken}: {reason}: ")
+    assert named in line
+    # Alone it is an error.
+    assert summarize.main([str(broken), "--output", str(tmp_path / "summary")]) == 2
+    assert line in user_error(capsys, alone=True)
+    assert not (tmp_path / "summary").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ([], "RUN"),
+        (["absent"], "absent"),
+        (["run", "empty"], "empty"),
+        (["run/config.json"], "run/config.json"),
+        (["run", "--output", "run"], "`--output`"),
+        (["run", "--output", "run/config.json"], "run/config.json"),
+    ],
+)
+def test_wrong_arguments_are_named(make_run, tmp_path, monkeypatch, capsys, wrong):
+    arguments, named = wrong
+    monkeypatch.chdir(tmp_path)
+    make_run("run")
+    Path("empty").mkdir()
+    before = file_times(tmp_path)
+    assert summarize.main(arguments) == 2
+    assert named in user_error(capsys, alone=True)
+    assert file_times(tmp_path) == before
+
+
+def test_the_figure_is_written_as_png_and_the_same_svg_every_time(make_run, tmp_path):
+    for seed in range(2):
+        make_run(f"runs/{seed}", seed=seed, test=(30.0 + seed, 20.0))
+    # Characters with a meaning in the titles of figures and in Markdown.
+    make_run("runs/b", "baseline", init_weights="$a|^$^$" * 20)
+    for output in ("x", "y/z"):
+        assert summarize.main([str(tmp_path / "runs"), "--output", str(tmp_path / output)]) == 0
+        found = {path.name for path in (tmp_path / output).iterdir()}
+        assert found == {"table.md", "table.csv", "curves.png", "curves.svg"}
+        with Image.open(tmp_path / output / "curves.png") as image:
+            assert min(image.size) > 500
+    assert r"init_weights $a\|^$^$" in (tmp_path / "x/table.md").read_text()
+    svg = (tmp_path / "x/curves.svg").read_bytes()
+    assert svg == (tmp_path / "y/z/curves.svg").read_bytes()
+    assert b"<dc:date>" not in svg
+
+
+def test_curves_are_means_and_bands_are_ranges(make_run, tmp_path):
+    make_run("a", seed=0, test=(30, 20), train=(28, 10))
+    make_run("b", seed=1, test=(40, 22), train=(30, 12))
+    make_run("c", "baseline", test=(50, 24))
+    make_run("d", test=(90,))
+    runs, _ = summarize.read_runs(summarize.find_runs([tmp_path]))
+    one_epoch, two_epochs = summarize.draw(summarize.make_rows(runs)).axes
+    assert "epochs 1" in one_epoch.get_title(loc="left")
+    # A line through a single point is invisible.
+    assert [line.get_marker() for line in one_epoch.get_lines()] == [".", "."]
+    _, _, train_line, test_line = two_epochs.get_lines()
+    assert train_line.get_linestyle() != test_line.get_linestyle()
+    np.testing.assert_array_equal(train_line.get_xydata(), [(1, 29), (2, 11)])
+    np.testing.assert_array_equal(test_line.get_xydata(), [(1, 35), (2, 21)])
+    band = two_epochs.collections[-1].get_paths()[0].get_extents()
+    np.testing.assert_array_equal(band.get_points(), [(1, 20), (2, 40)])
+    labels = [text.get_text() for text in two_epochs.get_legend().get_texts()]
+    assert labels == ["baseline (1 run)", "DKS (2 runs)"]
+
+
+def test_a_real_run(unbroken, tmp_path, capsys):
+    (last, best, branch1, _), left_out = tables(capsys, unbroken.parent, "--output", tmp_path / "summary")
+    tests = [record for record in records(unbroken) if record["split"] == "test"]
+    labels = ["WRN-16-1", DATA, "", ""]
+    assert last[1] == [*labels, f"{tests[-1]['error']:.2f} (1)"]
+    assert best[1] == [*labels, f"{min(record['error'] for record in tests):.2f} (1)"]
+    assert branch1[1] == [*labels, f"{tests[-1]['error/branch1']:.2f} (1)"]
+    assert left_out == []
+    (line,) = read_csv(tmp_path / "summary")
+    assert float(line["last_mean"]) == tests[-1]["error"]

@@ -1,0 +1,126 @@
+"""Stopping and going on: the end is that of an unbroken run, bit for bit."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+
+from dks_jax.training.steps import Steps
+from support.runs import (
+    after_call,
+    assert_same_end,
+    file_times,
+    records,
+    run,
+    signal_after,
+    user_error,
+    whole_checkpoints,
+)
+
+# So short a time that every step is saved.
+EVERY_STEP = ["--config.checkpoint_every_epochs=1000", "--config.checkpoint_every_minutes=1e-9"]
+# (compiled step, its calls until a signal comes, signal, steps that are done then, further arguments).
+STOPS = [
+    # Within the second epoch.
+    ("train", 3, signal.SIGTERM, 3, EVERY_STEP),
+    # After the last step of an epoch, before its evaluation.
+    ("train", 1, signal.SIGINT, 4, []),
+    # Within an evaluation, after no step of its own.
+    ("evaluate", 1, signal.SIGINT, 4, []),
+    ("train", 1, signal.SIGTERM, 5, []),
+    # Within the last evaluation.
+    ("evaluate", 1, signal.SIGTERM, 6, []),
+]
+
+
+def test_a_run_that_signals_stop_again_and_again_ends_as_the_unbroken_one(
+    unbroken, tmp_path, monkeypatch, capsys
+):
+    workdir = tmp_path / "run"
+    for method, calls, number, step, arguments in STOPS:
+        with monkeypatch.context() as patch:
+            signal_after(patch, method, calls, number)
+            assert run(workdir, *arguments) == {signal.SIGTERM: 0, signal.SIGINT: 130}[number]
+        error = capsys.readouterr().err
+        assert error.startswith(f"stopped after step {step} of 6")
+        assert error.count("\n") == 1
+        # By the minute checkpoints come within an epoch; with the first signal the third is written.
+        assert whole_checkpoints(workdir)[-1] == step
+        assert len(whole_checkpoints(workdir)) == 2
+        assert not (workdir / "weights").exists()
+    assert run(workdir) == 0
+    assert_same_end(workdir, unbroken)
+    # Now it is finished for good.
+    before = (workdir / "metrics.jsonl").read_text()
+    assert run(workdir) == 0
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.usefixtures("tiny_model")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_stops_at_once(tmp_path, monkeypatch, capsys, number, status):
+    signal_after(monkeypatch, "train", 1, number)
+    signal_after(monkeypatch, "train", 1, number)
+    assert run(tmp_path / "run") == status
+    assert capsys.readouterr().err.startswith("stopped at once")
+    assert whole_checkpoints(tmp_path / "run") == []
+
+
+def test_a_signal_before_the_first_step_leaves_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Steps, "__init__", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    assert run(tmp_path / "run") == 0
+    assert capsys.readouterr().err.startswith("stopped before the first step")
+    assert not (tmp_path / "run").exists()
+
+
+def test_signal_handlers_are_given_back(tmp_path):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    assert run(tmp_path / "run", "--config.epochs=0") == 2
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_epochs_after_the_last_whole_checkpoint_are_repeated_in_the_log(unbroken, tmp_path, capsys):
+    shutil.copytree(unbroken, tmp_path / "copy")
+    (tmp_path / "copy" / "checkpoints" / "6" / "manifest.ocdbt").write_bytes(b"")
+    (tmp_path / "copy" / "checkpoints" / "99.orbax-checkpoint-tmp").mkdir()
+    with (tmp_path / "copy" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "cut sh')
+    assert run(tmp_path / "copy") == 0
+    assert "manifest.ocdbt" in capsys.readouterr().out
+    assert_same_end(tmp_path / "copy", unbroken)
+    assert not list((tmp_path / "copy" / "checkpoints").glob("99*"))
+
+
+@pytest.mark.parametrize("line", ["\0\0\0", "{}", "[1]", '{"epoch": "one"}', None])
+def test_a_damaged_log_or_no_whole_checkpoint_is_named_and_nothing_is_lost(unbroken, tmp_path, capsys, line):
+    shutil.copytree(unbroken, tmp_path / "copy")
+    named = tmp_path / "copy" / ("metrics.jsonl" if line else "checkpoints")
+    if line:
+        named.write_text(f"{line}\n" + named.read_text())
+    else:
+        for seal in named.glob("*/complete.json"):
+            seal.unlink()
+    before = file_times(tmp_path)
+    assert run(tmp_path / "copy") == 2
+    assert str(named) in user_error(capsys)
+    after = file_times(tmp_path)
+    assert {path: after[path] for path in before} == before
+
+
+def test_best_weights_are_those_of_the_best_epoch(unbroken):
+    tests = [line for line in records(unbroken) if line["split"] == "test"]
+    best = min(tests, key=lambda line: line["error"])
+    for name, line in (("best_weights", best), ("weights", tests[-1])):
+        metadata = json.loads((unbroken / name / "metadata.json").read_text())
+        assert (metadata["epoch"], metadata["test_error"]) == (line["epoch"], line["error"])
+
+
+def test_a_second_program_in_the_same_workdir_is_refused(unbroken, tmp_path, monkeypatch, capsys):
+    statuses = []
+    after_call(monkeypatch, "evaluate", 1, lambda: statuses.append(run(tmp_path / "run")))
+    assert run(tmp_path / "run") == 0
+    assert statuses == [2]
+    assert str(tmp_path / "run") in user_error(capsys)
+    assert_same_end(tmp_path / "run", unbroken)
