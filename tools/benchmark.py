@@ -1,32 +1,36 @@
 """Measures this library beside PyTorch, both on this machine and in the same run.
 
-    python tools/benchmark.py evaluate --root FOLDER [--model resnet50] [--batch_size 32] [--workers N]
-        [--rounds 5] [--images N] [--json FILE]
+    python tools/benchmark.py train --config configs/cifar100_wrn.py --depth 16 --width 2
+    python tools/benchmark.py evaluate --root FOLDER
 
-The measurements alternate within each round; of the rounds, after one to warm up, the tables have the median
-and the range. Every subcommand tells of itself with --help.
+The measurements alternate within each round; after one round to warm up, the tables have the median and the
+range. COMMAND --help describes a subcommand.
 """
 
 import argparse
+import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from benchmarks import compiled, evaluation, growth, loss, pipelines, start, train_step
-from benchmarks.measuring import describe_run, show_run, write_json
+from benchmarks.measuring import InputError, add_count, describe_run
 
 from dks_jax import command_line
-from dks_jax.files import require_writable
+from dks_jax.runtime.files import atomic_write, require_writable
 
+# A module of benchmarks for each.
 COMMANDS = {
-    "train": train_step,
-    "growth": growth,
-    "evaluate": evaluation,
-    "loss": loss,
-    "input": pipelines,
-    "start": start,
-    "compiled": compiled,
+    "train": "the training step and the forward pass of a config, or the step against its sizes",
+    "evaluate": "the evaluation on image files",
+    "loss": "the loss and its gradient",
+    "input": "the input pipelines, and what a step waits for them",
+    "start": "importing the library, and the time to the first step of a training",
+    "compiled": "what a step does, by the program compiled for it",
 }
 
 
@@ -37,32 +41,40 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _benchmark(argv: Sequence[str]) -> None:
     options = parse(argv)
-    command = COMMANDS[options.command]
-    # That of others, since the work here is yet to begin.
+    # Before the work here begins, the load is that of others.
     load_average = os.getloadavg()[0]
-    result = command.measure(options) | describe_run(argv, load_average)
-    print(f"{command.show(result)}\n\n{show_run(result)}")
+    module: Any = vars(options).pop("module")
+    measured = module.measure(options)
+    given = {name: value for name, value in vars(options).items() if value}
+    run, command = describe_run(load_average), shlex.join(["python", "tools/benchmark.py", *argv])
+    result = {"options": given, "run": run, "command": command, **measured}
+    heading, footing = (", ".join(f"{name} {own[name]}" for name in own) for own in (given, run))
+    tables = [f"{heading}; median (range)", *module.show(result)]
+    print("\n\n".join([*tables, module.__doc__.strip(), f"{footing}\n{command}"]))
     if options.json:
-        write_json(options.json, result)
+        with atomic_write(options.json) as partial:
+            # Infinite figures and NaN have no place in JSON.
+            partial.write_text(json.dumps(result, indent=2, allow_nan=False, default=str) + "\n")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """What a command line asks for.
-
-    Raises:
-      InputError: an argument is wrong; the subcommand checks those of its own as it begins.
-    """
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = command_line.Parser(
-        "python tools/benchmark.py", description=__doc__, formatter_class=layout, allow_abbrev=False
-    )
+    """What a command line asks for. Raises InputError for a wrong argument, or where PyTorch is missing."""
+    layout: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    parser = command_line.Parser("python tools/benchmark.py", description=__doc__, **layout)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module in COMMANDS.items():
-        command = commands.add_parser(
-            name, help=module.HELP, description=module.__doc__, formatter_class=layout, allow_abbrev=False
-        )
-        module.add_arguments(command)
-        command.add_argument("--json", type=Path, metavar="FILE", help="where to write every figure as JSON")
+    for name, meaning in COMMANDS.items():
+        command = commands.add_parser(name, help=meaning, **layout)
+        # The others are not imported, since not all of them need PyTorch.
+        if name in argv[:1]:
+            if name not in ("start", "compiled") and not find_spec("torch"):
+                raise InputError(f"`{name}` needs PyTorch: pip install torch.")
+            module = import_module(f"benchmarks.{name}")
+            command.description = module.__doc__
+            command.set_defaults(module=module)
+            module.add_arguments(command)
+            if name != "compiled":
+                add_count(command, "--rounds", 5, "measurements that count")
+            command.add_argument("--json", type=Path, metavar="FILE", help="where to write every figure")
     options = parser.parse_args(argv)
     if options.json:
         options.json = options.json.expanduser()

@@ -1,6 +1,8 @@
 """Draws the idea of deeply-supervised knowledge synergy: the network, its losses and who teaches whom.
 
-Run `python tools/draw_idea.py [OUTPUT]`; the default output is docs/idea.png of the repository.
+    python tools/draw_idea.py [OUTPUT]
+
+The default output is docs/idea.png of the repository.
 """
 
 import argparse
@@ -49,7 +51,7 @@ def arrow(ax: Axes, start: tuple, end: tuple, **style) -> None:
 
 
 def draw_path(ax: Axes, name: str, blocks: list[tuple[float, float, str]], color: str, fill: str) -> None:
-    """Blocks (x, width, label) from left to right, the card of the logits, and arrows between them."""
+    """Draws blocks (x, width, label) from left to right, the logits, and the arrows between them."""
     y, line = ROWS[name], "-" if name == "main" else (0, (4, 2.5))
     for (x, w, label), (next_x, next_w, _) in itertools.pairwise([*blocks, (LOGITS_X, 1.3, "")]):
         box(ax, (x, y), w, 0.9, ec=color, fc=fill, linestyle=line)

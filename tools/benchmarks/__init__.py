@@ -1,10 +1,7 @@
-"""What tools/benchmark.py measures: a module for each of its subcommands, and what they share.
+"""What tools/benchmark.py measures, a module for each of its subcommands.
 
-A module of a subcommand has HELP, one line about it; `add_arguments(parser)`; `measure(options)`, which
-returns the figures of every round as a dict that fits into JSON; and `show(result)`, a table in Markdown.
+Such a module has `add_arguments(parser)`; `measure(options)`, which returns the figures of every round as a
+dict that fits into JSON, or raises InputError where an option is wrong or the sides differ; and
+`show(result)`, which returns tables and lines. Its docstring is printed below them, and is its help. What the
+benchmarks take of dks_jax is in `ours`; `measuring` has its errors and tables.
 """
-
-from benchmarks import stand_ins
-
-# Before anything else here imports dks_jax.
-stand_ins.install()

@@ -14,11 +14,9 @@ COMMUNICATION = ("all-reduce", "all-gather", "reduce-scatter", "collective-permu
 
 
 class Instruction(NamedTuple):
-    """A line of a computation.
+    """A line of a computation; the shape of its result is as XLA writes it.
 
-    shape: of the result, as XLA writes it.
-    calls: the computation that a fusion or a loop runs, "" for others.
-    target: of a call of a library.
+    calls, target: the computation that a fusion or a loop runs, and the function of a library; "" for others.
     """
 
     name: str
@@ -42,20 +40,17 @@ Program = Mapping[str, list[Instruction]]
 def parse(text: str) -> Program:
     """The computations of a program by name."""
     program: dict[str, list[Instruction]] = {}
-    current: list[Instruction] = []
     for line in text.splitlines():
         header = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line)
-        if header:
-            current = program[header[1]] = []
-            continue
         found = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*?)\)(?:, |$)", line)
-        if found:
+        if header:
+            program[header[1]] = []
+        elif found and program:
             name, shape, opcode, operands = found.groups()
-            calls = re.search(r"(?:calls|body)=%?([\w.\-]+)", line)
-            target = re.search(r'custom_call_target="([^"]*)"', line)
             names = [word.split()[-1].lstrip("%") for word in operands.split(",") if word.strip()]
-            own = calls[1] if calls else "", target[1] if target else ""
-            current.append(Instruction(name, shape, opcode, names, *own))
+            inner = (re.search(r"(?:calls|body)=%?([\w.\-]+)", line), re.search(r'_target="([^"]*)"', line))
+            calls, target = (match[1] if match else "" for match in inner)
+            next(reversed(program.values())).append(Instruction(name, shape, opcode, names, calls, target))
     return program
 
 
@@ -70,11 +65,10 @@ def _by_kind(program: Program, body: Iterable[Instruction]) -> dict[str, Traffic
     shapes = {instruction.name: instruction.shape for instruction in body}
     by_kind: dict[str, Traffic] = {}
     for instruction in body:
-        if instruction.opcode in FREE or instruction.opcode.endswith("-done"):
-            continue
-        kind = _kind(instruction, program)
-        count, moved = by_kind.get(kind, (0, 0))
-        by_kind[kind] = Traffic(count + 1, moved + _moved(instruction, shapes, program))
+        if instruction.opcode not in FREE and not instruction.opcode.endswith("-done"):
+            kind = _kind(instruction, program)
+            count, moved = by_kind.get(kind, (0, 0))
+            by_kind[kind] = Traffic(count + 1, moved + _moved(instruction, shapes, program))
     return by_kind
 
 
@@ -89,9 +83,7 @@ def _kind(instruction: Instruction, program: Program) -> str:
         return "matrix products"
     if inner <= LAYOUT and inner & {"transpose", "copy"}:
         return "transpositions and copies"
-    if inner & {"reduce", "reduce-window"}:
-        return "sums"
-    return "other loops"
+    return "sums" if inner & {"reduce", "reduce-window"} else "other loops"
 
 
 def _moved(instruction: Instruction, shapes: Mapping[str, str], program: Program) -> int:
@@ -117,10 +109,9 @@ def _users(name: str, body: Sequence[Instruction]) -> Iterator[Instruction]:
 
 def size_of(shape: str) -> int:
     """Bytes of an array, or of all arrays of a tuple, e.g. of "(f32[2,3]{1,0}, u8[4])": 28."""
-    arrays = re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shape)
-    return sum(_width(kind) * prod(int(n) for n in sizes.split(",") if n) for kind, sizes in arrays)
-
-
-def _width(kind: str) -> int:
-    """Bytes of a number; one without bits in its name, pred, takes one."""
-    return max(1, int(re.sub(r"\D", "", kind) or 0) // 8)
+    total = 0
+    for kind, sizes in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shape):
+        # A number without bits in the name of its type, pred, takes one byte.
+        width = max(1, int(re.sub(r"\D", "", kind) or 0) // 8)
+        total += width * prod(int(n) for n in sizes.split(",") if n)
+    return total

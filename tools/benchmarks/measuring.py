@@ -1,14 +1,14 @@
-"""Measuring sides against each other in one run, and saying where and when that was."""
+"""Measuring sides against each other in one run, and naming where and when that was."""
 
+import argparse
 import contextlib
-import json
 import os
 import platform
-import shlex
+import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -16,124 +16,95 @@ from typing import Any
 
 import jax
 
-from dks_jax.errors import InputError
-from dks_jax.files import replacing
+from dks_jax.reporting.tables import markdown_table
+from dks_jax.runtime.errors import InputError
+
+__all__ = ["InputError", "markdown_table"]
 
 # Seconds of every round, by row and column of the table.
-Times = dict[str, dict[str, list[float]]]
-Measurements = Mapping[str, Mapping[str, Callable[[], Any]]]
-
+Rounds = dict[str, dict[str, list[float]]]
 OURS = "dks_jax"
-PACKAGES = ("jax", "flax", "torch", "Pillow")
-# Load average from which on the figures are not to be trusted.
-BUSY = 0.5
 
 
-def measure_rounds(measurements: Measurements, rounds: int) -> Times:
-    """Seconds of every round; of each row one column after another, and a round before to warm up."""
-    times: Times = {row: {name: [] for name in by_name} for row, by_name in measurements.items()}
-    total = (1 + rounds) * sum(map(len, measurements.values()))
-    done = 0
-    for _ in range(1 + rounds):
-        for row, by_name in measurements.items():
-            for name, run in by_name.items():
-                show_progress(done, total, f"{row}, {name}")
-                begin = time.perf_counter()
-                run()
-                times[row][name].append(time.perf_counter() - begin)
-                done += 1
-    show_progress(total, total, "")
-    return {row: {name: seconds[1:] for name, seconds in by_name.items()} for row, by_name in times.items()}
+def positive(text: str) -> int:
+    """A number of 1 or more, as argparse reads it."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, 1 or more; got {text}")
+    return int(text)
 
 
-def show_progress(done: int, total: int, what: str) -> None:
-    """A line on a terminal that says what is being measured; it vanishes at the end."""
-    if sys.stderr.isatty():
-        line = f"{done + 1} of {total} measurements: {what}" if done < total else ""
-        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+def add_count(parser: argparse.ArgumentParser, flag: str, default: int | None, meaning: str) -> None:
+    """A flag that takes a number of 1 or more."""
+    shown = "" if default is None else f"; default {default}"
+    parser.add_argument(flag, type=positive, default=default, metavar="N", help=f"{meaning}{shown}")
 
 
-def require_positive(options: Any, names: Iterable[str]) -> None:
-    """Raises InputError where an option of these names is below 1."""
-    for name in names:
-        if getattr(options, name) < 1:
-            raise InputError(f"`--{name}` must be 1 or more; got {getattr(options, name)}.")
+def measure_rounds(measurements: Mapping[str, Mapping[str, Callable[[], Any]]], rounds: int) -> Rounds:
+    """Measures all columns of each row in turn, after a round to warm up.
+
+    A measurement that returns a float has taken its own time.
+    """
+    times: Rounds = {row: {name: [] for name in by_name} for row, by_name in measurements.items()}
+    for i in range(1 + rounds):
+        for row, name in ((row, name) for row, by_name in measurements.items() for name in by_name):
+            if sys.stderr.isatty():
+                print(f"\r\033[Kround {i} of {rounds}: {row}, {name}\r", end="", file=sys.stderr)
+            begin = time.perf_counter()
+            own = measurements[row][name]()
+            seconds = own if isinstance(own, float) else time.perf_counter() - begin
+            times[row][name] += [seconds] if i else []
+    return times
 
 
 def require_same_device(of_torch: str) -> None:
     """Raises InputError where JAX has several devices, or one of another kind than PyTorch, cpu or cuda."""
-    platform_of_torch = {"cpu": "cpu", "cuda": "gpu"}[of_torch]
-    if (jax.device_count(), jax.default_backend()) != (1, platform_of_torch):
+    ours, theirs = (jax.device_count(), jax.default_backend()), (1, of_torch.replace("cuda", "gpu"))
+    if ours != theirs:
         raise InputError(
-            f"JAX and PyTorch must use one device of the same kind; JAX has {jax.device_count()} "
-            f"{jax.default_backend()} and PyTorch {platform_of_torch}: set JAX_PLATFORMS or "
-            "CUDA_VISIBLE_DEVICES."
+            f"JAX and PyTorch must use one device of the same kind; JAX has {ours} and PyTorch {theirs}: set "
+            "JAX_PLATFORMS or CUDA_VISIBLE_DEVICES."
         )
 
 
-def spread(values: Sequence[float] | None, digits: int = 1) -> str:
-    """Median and range, a dash where nothing was measured."""
-    if not values:
-        return "-"
-    median, least, most = (f"{v:.{digits}f}" for v in (statistics.median(values), min(values), max(values)))
+def spread(values: Iterable[float], digits: int = 1) -> str:
+    """Median and range."""
+    kept = list(values)
+    median, least, most = (f"{v:.{digits}f}" for v in (statistics.median(kept), min(kept), max(kept)))
     return f"{median} ({least}-{most})"
 
 
-def ratio(rates: Mapping[str, Sequence[float]]) -> str:
-    """Our median rate over that of the fastest other column."""
-    medians = {name: statistics.median(own) for name, own in rates.items()}
-    return f"{medians.pop(OURS) / max(medians.values()):.2f}"
+def side_table(title: str, seconds: Rounds, value: Callable[[str, float], float], digits: int = 1) -> str:
+    """A column for each side, a dash where it was not measured; `value` turns a row's seconds into a cell."""
+    names = list(dict.fromkeys(name for own in seconds.values() for name in own))
+    others = [name for name in names if name != OURS]
+    rows = [[title, *names, *(f"ratio, {name.removeprefix('PyTorch ')}" for name in others)]]
+    for row, own in seconds.items():
+        shown = {name: spread((value(row, s) for s in values), digits) for name, values in own.items()}
+        medians = {name: statistics.median(values) for name, values in own.items()}
+        ratios = {name: f"{medians[name] / medians[OURS]:.2f}" for name in own}
+        rows.append([row, *(shown.get(n, "-") for n in names), *(ratios.get(n, "-") for n in others)])
+    return f"{markdown_table(rows)}\n\nratio: time of the other side over ours; above 1 dks_jax is faster"
 
 
-def describe_run(argv: Iterable[str], load_average: float) -> dict[str, Any]:
-    """Machine, versions, date, load of the machine by others, and command."""
-    return {
-        "cpu": cpu_model(),
-        "cores": num_cores(),
-        "device": jax.devices()[0].device_kind,
-        "versions": dict(_versions()),
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "load_average_before": load_average,
-        "command": shlex.join(["python", "tools/benchmark.py", *argv]),
-    }
-
-
-def _versions() -> Iterable[tuple[str, str]]:
-    """Of the packages that are installed."""
-    for name in PACKAGES:
+def describe_run(load_average: float) -> dict[str, Any]:
+    """Processor, device, versions, date, and the load of the machine by others, with a warning of it."""
+    found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    run = {"processor": found[1] if found else platform.machine(), "cores": num_cores()}
+    run["device"] = jax.devices()[0].device_kind
+    for name in ("jax", "flax", "torch", "Pillow"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            yield name, metadata.version(name)
-
-
-def show_run(run: Mapping[str, Any]) -> str:
-    """What `describe_run` has found, in two lines; a third warns of load."""
-    load = run["load_average_before"]
-    # With one busy neighbour on two cores PyTorch's ResNet-50 fell from 13.8 to 3.8 images/s: after every
-    # operation its threads wait for the slowest.
-    busy = "\nwarning: others used the cores, which slows PyTorch's threads down most" if load > BUSY else ""
-    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-    return (
-        f"{run['cpu']}, {run['cores']} cores, device {run['device']}; "
-        f"{versions}; {run['date']}; load average before "
-        f"{load:.2f}\n{run['command']}{busy}"
-    )
-
-
-def write_json(path: Path, result: Mapping[str, Any]) -> None:
-    """Writes all figures; infinite ones and NaN have no place there."""
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+            run[name] = metadata.version(name)
+    run |= {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "load average before": round(load_average, 2),
+    }
+    if load_average > 0.5:
+        # With one busy neighbour on two cores PyTorch's ResNet-50 fell from 13.8 to 3.8 images/s: after every
+        # operation its threads wait for the slowest.
+        run["warning"] = "others used the cores, which slows PyTorch's threads down most"
+    return run
 
 
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def cpu_model() -> str:
-    """The processor's name as Linux has it, else what Python knows."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
