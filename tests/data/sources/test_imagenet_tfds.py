@@ -15,7 +15,7 @@ from dks_jax.data.imagenet_classes import wordnet_ids
 from dks_jax.data.preprocessing import View
 from dks_jax.data.sources import tfds as tfds_source
 from dks_jax.nn.functional import get_arrays
-from dks_jax.weights import Weights, save_weights
+from dks_jax.weights import Metadata, Weights, save_weights
 from support.imagenet_archives import photo, val_name, write_archives
 from support.runs import CONFIGS
 from support.tensorflow import NEEDS_TENSORFLOW
@@ -53,18 +53,10 @@ def save_random_weights(folder, favourite):
     for name, array in arrays.items():
         if name.endswith("head.fc.bias"):
             array[favourite] += 100.0
-    metadata = {
-        "model": {"name": "resnet18"},
-        "class_names": wordnet_ids(),
-        "preprocessing": {
-            "name": "dks",
-            "height": 224,
-            "width": 224,
-            "channels": 3,
-            "mean": [0.485, 0.456, 0.406],
-            "std": [0.229, 0.224, 0.225],
-        },
-    }
+    preprocessing = models.Preprocessing(
+        "dks", *(224, 224, 3), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )
+    metadata = Metadata({"name": "resnet18"}, (), tuple(wordnet_ids()), preprocessing)
     save_weights(folder, Weights(arrays, {}, metadata))
 
 
