@@ -120,10 +120,23 @@ class ImageData(NamedTuple):
 
 
 class HeldOut(NamedTuple):
-    """A held-out split and the names of the classes in label order."""
+    """A held-out split and its classes.
+
+    split: the images; their labels are places in `class_names`.
+    class_names: names of the classes.
+    listed: class names whose places may serve as labels, e.g. the class folders of train; () where
+      `class_names` does.
+    empty: names of the classes that are known to have no images.
+    numbered: whether the data set itself numbers its classes, unlike folders, which only have names.
+    notes: lines about what was found, e.g. files that are left out.
+    """
 
     split: Split | StoredSplit
     class_names: tuple[str, ...]
+    listed: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
+    numbered: bool = True
+    notes: tuple[str, ...] = ()
 
     def in_memory(self, test_per_class: int) -> "HeldOut":
         """Decodes the split and keeps the first images of every class; 0 keeps all of them.
@@ -132,7 +145,24 @@ class HeldOut(NamedTuple):
           InputError: a class has fewer images, or an image cannot be decoded.
         """
         split = _in_memory(self.split, test_per_class, self.class_names, "test_per_class")
-        return HeldOut(split, self.class_names)
+        return self._replace(split=split)
+
+    def relabelled(self, labels: np.ndarray, class_names: tuple[str, ...]) -> "HeldOut":
+        """The same images with the labels of a network.
+
+        Args:
+          labels: integers [class], the new label of each of the present classes.
+          class_names: class names of the network in label order.
+        """
+        if isinstance(self.split, Split):
+            return self._replace(split=self.split._replace(labels=labels[self.split.labels]), class_names=class_names)
+        read = self.split.read
+
+        def read_relabelled(index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
+            image, label = read(index, rng)
+            return image, int(labels[label])
+
+        return self._replace(split=self.split._replace(read=read_relabelled), class_names=class_names)
 
 
 def _in_memory(split: Split | StoredSplit, count: int, class_names: tuple[str, ...], field: str) -> Split:
