@@ -90,11 +90,23 @@ FIELDS: dict[str, Field] = {
         str, "", "name of the data set: cifar10 or cifar100 for the source cifar, any for tfds"
     ),
     "data.root": Field(str, "", "folder of the data for the sources cifar and folder; data_dir for tfds"),
+    "data.train_split": Field(
+        str, "", "training split, a folder in data.root or a split of tfds; empty: train or training"
+    ),
+    "data.held_out": Field(
+        str,
+        "",
+        "held-out split; empty: in training validation images where there are any, else test images; "
+        "in evaluation the other way round",
+    ),
     "data.streamed": Field(
         bool, False, "whether to decode images of a folder or tfds on demand, not all at the start"
     ),
     "data.image_size": Field(
         int, 224, "side of the images in pixels; those of a folder or tfds are resized to it", 1, 10**5
+    ),
+    "data.channels": Field(
+        int, 0, "channels of the images, 1 or 3; 0: those of the weights or of the source, else 3", 0, 3
     ),
     "data.preprocessing": Field(
         str, "squash", "method of resizing images of a folder or tfds", words=("squash", "dks", "standard")
@@ -119,12 +131,15 @@ FIELDS: dict[str, Field] = {
         1,
     ),
     "data.mean": Field(
-        float, (0.485, 0.456, 0.406), "per-channel means of pixels in the range 0 to 1", several=True
+        float,
+        (0.485, 0.456, 0.406),
+        "per-channel means of pixels in the range 0 to 1; (): those of the weights, in training measured",
+        several=True,
     ),
     "data.std": Field(
         float,
         (0.229, 0.224, 0.225),
-        "per-channel standard deviations of pixels in the range 0 to 1",
+        "per-channel standard deviations of pixels in the range 0 to 1; (): as for data.mean",
         above=0,
         several=True,
     ),

@@ -4,7 +4,8 @@ from dks_jax.data.feeds import Batch, Chunk, Epochs, Feed, held_out_feed, make_f
 from dks_jax.data.images import HeldOut, ImageData, Split, StoredSplit
 from dks_jax.data.preparation import Preparation
 from dks_jax.data.preprocessing import View
-from dks_jax.data.sources import SOURCES, check, load, load_held_out, source
+from dks_jax.data.sources import SOURCES, check, load, load_held_out, resolve, source
+from dks_jax.data.statistics import measure
 
 __all__ = [
     "SOURCES",
@@ -23,5 +24,7 @@ __all__ = [
     "load",
     "load_held_out",
     "make_feeds",
+    "measure",
+    "resolve",
     "source",
 ]

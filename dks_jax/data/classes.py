@@ -63,12 +63,14 @@ def require_distinct(names: Sequence[str], where: object) -> None:
     for name in names:
         if (twin := seen.setdefault(normal_form(name), name)) != name:
             raise InputError(
-                f"{where} holds two class folders whose names look alike, {ascii(twin)} and {ascii(name)}: "
+                f"{where} holds two class folders whose names look alike, {twin!a} and {name!a}: "
                 "join or rename them."
             )
 
 
-def match(held_out: HeldOut, trained: Sequence[str], *, imported: bool = False) -> Labels:
+def match(
+    held_out: HeldOut, trained: Sequence[str], *, imported: bool = False, whose: str = "the network"
+) -> Labels:
     """Finds the label in a network for each class of the data.
 
     Args:
@@ -76,6 +78,7 @@ def match(held_out: HeldOut, trained: Sequence[str], *, imported: bool = False) 
       trained: class names of the network in label order.
       imported: whether the network comes from a PyTorch checkpoint. The classes of ImageNet are then only
         assumed for one with 1,000 classes, so that they count as unknown.
+      whose: what the classes in `trained` belong to, for error messages.
 
     Raises:
       InputError: the classes of the data are not those of the network, or it cannot be known which they are.
@@ -85,7 +88,7 @@ def match(held_out: HeldOut, trained: Sequence[str], *, imported: bool = False) 
     needed = [name for name in held_out.class_names if name not in held_out.empty]
     listed = held_out.listed or held_out.class_names
     if known(trained) and not (imported and list(trained) == wnids):
-        return _by_name(held_out, needed, trained)
+        return _by_name(held_out, needed, trained, whose)
     if len(trained) == len(wnids) and set(needed) <= set(wnids):
         return _labels(held_out, dict(zip(wnids, range(len(wnids)), strict=True)), [])
     if held_out.numbered:
@@ -141,7 +144,7 @@ def _comparable(first: Sequence[str], second: Sequence[str]) -> tuple[list, list
     return [normal_form(name) for name in first], [normal_form(name) for name in second]
 
 
-def _by_name(held_out: HeldOut, needed: Sequence[str], trained: Sequence[str]) -> Labels:
+def _by_name(held_out: HeldOut, needed: Sequence[str], trained: Sequence[str], whose: str) -> Labels:
     names, classes = _comparable(trained, held_out.class_names)
     labels = {name: label for label, name in enumerate(names)}
     own = {
@@ -157,7 +160,7 @@ def _by_name(held_out: HeldOut, needed: Sequence[str], trained: Sequence[str]) -
             f"({_listing(trained)}): name the folders as the classes, or import the weights with their "
             "class names in label order by tools/convert_pytorch.py --classes FILE."
         )
-    _require_names(needed, own, trained, f"one of the {len(trained)} classes of the network")
+    _require_names(needed, own, trained, f"one of the {len(trained)} classes of {whose}")
     return _labels(held_out, own, [])
 
 
@@ -187,9 +190,7 @@ def _require_range(numbers: Sequence[int], count: int) -> None:
     )
 
 
-def _require_names(
-    needed: Sequence[str], labels: dict[str, int], accepted: Sequence[str], what: str
-) -> None:
+def _require_names(needed: Sequence[str], labels: dict[str, int], accepted: Sequence[str], what: str) -> None:
     if foreign := [name for name in needed if name not in labels]:
         raise InputError(
             f"Each class of the data must be {what}, {_listing(accepted)}; these are none: "

@@ -3,7 +3,7 @@
 import os
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
@@ -11,6 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from dks_jax.runtime.errors import InputError
+
+LISTED = 5
 
 
 class UnreadableError(InputError):
@@ -22,6 +24,17 @@ class UnreadableError(InputError):
     def __init__(self, name: str, message: str):
         super().__init__(message)
         self.name = name
+
+
+def join_errors(errors: Sequence[UnreadableError]) -> InputError:
+    """The error for all images of a pass that cannot be read; the only one as it is."""
+    if len(errors) == 1:
+        return errors[0]
+    names = [error.name for error in errors]
+    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return InputError(
+        f"{len(names):,} images cannot be read: {', '.join(names[:LISTED])}{more}; for the first: {errors[0]}"
+    )
 
 
 class Split(NamedTuple):
@@ -80,12 +93,21 @@ class StoredSplit(NamedTuple):
     name: Callable[[int], str] = str
 
     def in_memory(self) -> Split:
-        """Decodes all images, in threads, since decoders release the global interpreter lock."""
+        """Decodes all images, in threads, since decoders release the global interpreter lock.
+
+        Raises:
+          InputError: images cannot be decoded; the message counts all of them.
+        """
         images = np.empty((self.num_examples, *self.image_shape), dtype=np.uint8)
         labels = np.empty(self.num_examples, dtype=np.int32)
 
+        errors: dict[int, UnreadableError] = {}
+
         def fill(index: int) -> None:
-            images[index], labels[index] = self.read(index)
+            try:
+                images[index], labels[index] = self.read(index)
+            except UnreadableError as error:
+                errors[index] = error
 
         # The filter is set around the pool and not inside `read`, because it applies to the entire process.
         with warnings.catch_warnings(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -94,15 +116,21 @@ class StoredSplit(NamedTuple):
             indices = range(self.num_examples)
             for _ in tqdm(pool.map(fill, indices), total=len(indices), unit="image", disable=None):
                 pass
+        if errors:
+            raise join_errors([errors[index] for index in sorted(errors)])
         return Split(images, labels)
 
 
 class ImageData(NamedTuple):
-    """A training split, a held-out split and the names of the classes in label order."""
+    """A training split, a held-out split and the names of the classes in label order.
+
+    notes: lines about what was found, e.g. files that are left out.
+    """
 
     train: Split | StoredSplit
     test: Split | StoredSplit
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def held_out(self) -> "HeldOut":
@@ -116,7 +144,7 @@ class ImageData(NamedTuple):
           InputError: a class has fewer images, or an image cannot be decoded.
         """
         train = _in_memory(self.train, train_per_class, self.class_names, "train_per_class")
-        return ImageData(train, *self.held_out.in_memory(test_per_class))
+        return self._replace(train=train, test=self.held_out.in_memory(test_per_class).split)
 
 
 class HeldOut(NamedTuple):
@@ -144,7 +172,8 @@ class HeldOut(NamedTuple):
         Raises:
           InputError: a class has fewer images, or an image cannot be decoded.
         """
-        split = _in_memory(self.split, test_per_class, self.class_names, "test_per_class")
+        absent = self.class_names if isinstance(self.split, StoredSplit) else ()
+        split = _in_memory(self.split, test_per_class, self.class_names, "test_per_class", absent=absent)
         return self._replace(split=split)
 
     def relabelled(self, labels: np.ndarray, class_names: tuple[str, ...]) -> "HeldOut":
@@ -155,7 +184,9 @@ class HeldOut(NamedTuple):
           class_names: class names of the network in label order.
         """
         if isinstance(self.split, Split):
-            return self._replace(split=self.split._replace(labels=labels[self.split.labels]), class_names=class_names)
+            return self._replace(
+                split=self.split._replace(labels=labels[self.split.labels]), class_names=class_names
+            )
         read = self.split.read
 
         def read_relabelled(index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
@@ -165,15 +196,29 @@ class HeldOut(NamedTuple):
         return self._replace(split=self.split._replace(read=read_relabelled), class_names=class_names)
 
 
-def _in_memory(split: Split | StoredSplit, count: int, class_names: tuple[str, ...], field: str) -> Split:
+def _in_memory(
+    split: Split | StoredSplit,
+    count: int,
+    class_names: tuple[str, ...],
+    field: str,
+    *,
+    absent: Sequence[str] = (),
+) -> Split:
     decoded = split if isinstance(split, Split) else split.in_memory()
     if count == 0:
         return decoded
-    kept = first_per_class(decoded.labels, count, class_names, field)
+    kept = first_per_class(decoded.labels, count, class_names, field, absent=absent)
     return Split(decoded.images[kept], decoded.labels[kept])
 
 
-def first_per_class(labels: np.ndarray, count: int, class_names: tuple[str, ...], field: str) -> np.ndarray:
+def first_per_class(
+    labels: np.ndarray,
+    count: int,
+    class_names: tuple[str, ...],
+    field: str,
+    *,
+    absent: Sequence[str] = (),
+) -> np.ndarray:
     """The indices of the first `count` examples of every class, ascending; all indices where `count` is 0.
 
     Args:
@@ -181,6 +226,7 @@ def first_per_class(labels: np.ndarray, count: int, class_names: tuple[str, ...]
       count: number of examples per class.
       class_names: names of the classes in label order.
       field: field of `config.data` that sets `count`, for the error message.
+      absent: names of the classes that may have no example at all.
 
     Raises:
       InputError: a class has fewer examples.
@@ -188,7 +234,8 @@ def first_per_class(labels: np.ndarray, count: int, class_names: tuple[str, ...]
     if count == 0:
         return np.arange(len(labels))
     available = np.bincount(labels, minlength=len(class_names))
-    fewest = int(np.argmin(available))
+    needed = [c for c, name in enumerate(class_names) if available[c] or name not in absent]
+    fewest = min(needed, key=lambda c: available[c])
     if available[fewest] < count:
         raise InputError(
             f"`data.{field}` must be at most {available[fewest]}, the number of images of class "

@@ -24,7 +24,7 @@ class View(NamedTuple):
     """How a decoded image becomes an array of a fixed size.
 
     image_size: height and width in pixels.
-    channels: 3 for RGB, 1 for grey.
+    channels: 3 for RGB, 1 for grey; 0 where the source decides.
     preprocessing: a name in PREPROCESSING.
     random_resized_crop: whether a random crop takes the place of `preprocessing` in training.
     color_jitter: largest relative change of brightness, contrast and saturation in training, 0 to 1.

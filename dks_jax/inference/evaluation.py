@@ -5,15 +5,13 @@ import time
 from functools import partial
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from dks_jax import data
 from dks_jax.config import Config
-from dks_jax.data import HeldOut, Preparation, Split, StoredSplit
-from dks_jax.data.images import UnreadableError
+from dks_jax.data import HeldOut, Preparation, Split, StoredSplit, classes
+from dks_jax.data.images import UnreadableError, join_errors
 from dks_jax.inference.forward import Forward
 from dks_jax.inference.metrics import ExampleScores, Metrics, example_scores, metrics, require_finite_logits
 from dks_jax.nn.precision import DTYPES
@@ -31,7 +29,8 @@ class Evaluation(NamedTuple):
     weights: path of the weights, as given.
     network: the network in evaluation mode.
     metadata: description of the weights.
-    held_out: the held-out images.
+    held_out: the held-out images, with the labels of the network.
+    assumed: sentences on what was assumed about the weights and the labels.
     """
 
     config: Config
@@ -39,6 +38,7 @@ class Evaluation(NamedTuple):
     network: DeeplySupervised
     metadata: Metadata
     held_out: HeldOut
+    assumed: tuple[str, ...]
 
 
 class Result(NamedTuple):
@@ -68,12 +68,12 @@ def prepare(config: Config, weights: str) -> Evaluation:
 
     Args:
       config: a config, of which `data`, `precision` and `deterministic` are used; the network is the one that
-        the weights describe.
+        the weights describe. Number of channels, mean and deviation that are open are those of the weights.
       weights: path of the weights; see `load_network`.
 
     Raises:
       InputError: a field of the config is wrong, the weights or the images are absent or damaged, or the
-        images have more classes or another number of channels than the weights.
+        classes or the number of channels of the images are not those of the weights.
     """
     config = copy.deepcopy(config)
     fields = config.data
@@ -83,9 +83,21 @@ def prepare(config: Config, weights: str) -> Evaluation:
     fields.streamed = not source.in_memory and not (source.read_for_labels and fields.test_per_class)
     data.check(fields)
     network, metadata = load_network(weights)
-    held_out = data.load_held_out(config.data)
-    _require_fit(network, metadata, held_out, weights)
-    return Evaluation(config, weights, network, metadata, held_out)
+    trained = metadata.preprocessing
+    config.data = fields = data.resolve(fields, training=False, channels=trained.channels)
+    if not fields.mean:
+        fields.update(mean=trained.mean, std=trained.std)
+    held_out = data.load_held_out(fields)
+    _require_channels(held_out, trained.channels, weights)
+    labels, assumed = classes.match(held_out, metadata.class_names, imported=metadata.imported)
+    present = len(held_out.class_names) - len(held_out.empty)
+    if present < len(metadata.class_names):
+        assumed += (
+            f"the images are of {present} of the {len(metadata.class_names)} classes, and errors, NLL "
+            "and ECE are over the logits of all of them",
+        )
+    held_out = held_out.relabelled(labels, metadata.class_names)
+    return Evaluation(config, weights, network, metadata, held_out, assumed)
 
 
 def evaluate(evaluation: Evaluation, *, skip_unreadable: bool = False, keep_logits: bool = False) -> Result:
@@ -97,11 +109,12 @@ def evaluate(evaluation: Evaluation, *, skip_unreadable: bool = False, keep_logi
       keep_logits: whether the result holds the logits.
 
     Raises:
-      InputError: an image cannot be decoded, or all images are skipped, or a logit is not finite.
+      InputError: images cannot be decoded, of which the message counts all, or all images are skipped, or a
+        logit is not finite.
     """
     fields, split = evaluation.config.data, evaluation.held_out.split
-    skipped: dict[int, str] = {}
-    if skip_unreadable and isinstance(split, StoredSplit):
+    skipped: dict[int, UnreadableError] = {}
+    if isinstance(split, StoredSplit):
         split = _skipping(split, skipped)
     devices = Devices(batches_per_call=1, deterministic=evaluation.config.deterministic)
     dtype = DTYPES[evaluation.config.precision]
@@ -127,31 +140,40 @@ def evaluate(evaluation: Evaluation, *, skip_unreadable: bool = False, keep_logi
             end = time.perf_counter()
             watch.add(fields.batch_size, size, end - begin)
             begin = end
+    errors = [skipped[index] for index in sorted(skipped)]
+    if errors and not skip_unreadable:
+        raise join_errors(errors)
     if len(skipped) == split.num_examples:
         raise InputError(
             "`--skip_unreadable` must leave at least one image, and none can be decoded: check the "
-            f"{len(skipped)} images, of which the first is {skipped[0]}."
+            f"{len(skipped)} images, of which the first is {errors[0].name}."
         )
     whole = ExampleScores(*(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)))
     of_each = [ExampleScores(*own) for own in zip(*whole, strict=True)]
     return Result(
-        classifiers=dict(zip(evaluation.network.names, map(metrics, of_each), strict=True)),
+        classifiers=dict(
+            zip(
+                evaluation.network.names,
+                (metrics(own, len(evaluation.metadata.class_names)) for own in of_each),
+                strict=True,
+            )
+        ),
         num_examples=whole.ranks.shape[1],
-        skipped=[name for _, name in sorted(skipped.items())],
+        skipped=[error.name for error in errors],
         logits=np.concatenate(kept, axis=1) if keep_logits else None,
         images_per_second=watch.images_per_second,
     )
 
 
-def _skipping(split: StoredSplit, skipped: dict[int, str]) -> StoredSplit:
-    """Replaces images that cannot be decoded by black ones, and enters their index and name in `skipped`."""
+def _skipping(split: StoredSplit, skipped: dict[int, UnreadableError]) -> StoredSplit:
+    """Replaces images that cannot be decoded by black ones, and enters their errors in `skipped` by index."""
     black = np.zeros(split.image_shape, np.uint8), 0
 
     def read(index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
         try:
             return split.read(index, rng)
         except UnreadableError as error:
-            skipped[index] = error.name
+            skipped[index] = error
             return black
 
     return split._replace(read=read)
@@ -161,17 +183,11 @@ def _name(split: Split | StoredSplit, index: int) -> str:
     return split.name(index) if isinstance(split, StoredSplit) else f"held-out image {index}"
 
 
-def _require_fit(network: DeeplySupervised, metadata: Metadata, held_out: HeldOut, weights: str) -> None:
-    """Raises InputError if the images have another number of channels or more classes than the network."""
-    shape, channels = held_out.split.image_shape, metadata.preprocessing.channels
-    if shape[-1] != channels:
+def _require_channels(held_out: HeldOut, channels: int, weights: str) -> None:
+    own = held_out.split.image_shape[-1]
+    if own != channels:
         raise InputError(
-            f"`--weights` must be of a network for images with {shape[-1]} channels, as the data have; "
-            f"the network of {weights} takes {channels}."
-        )
-    logits = jax.eval_shape(network, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
-    if len(held_out.class_names) > logits.shape[-1]:
-        raise InputError(
-            f"`--weights` must know all {len(held_out.class_names)} classes of the data; {weights} has "
-            f"{logits.shape[-1]}."
+            f"`--weights` must be of a network for images with {own} channels, as the data have; the network "
+            f"of {weights} takes {channels}: give other weights, or --config.data.channels={channels} where "
+            "the images may be converted."
         )

@@ -26,13 +26,15 @@ class ExampleScores(NamedTuple):
 class Metrics(NamedTuple):
     """The metrics of one classifier over all examples.
 
-    top1_error, top5_error: share of examples whose label is not among the 1 or 5 likeliest classes, in %.
+    top1_error: share of examples whose label is not the likeliest class, in %.
+    top5_error: share of examples whose label is not among the five likeliest classes, in %; None where there
+      are no more than five.
     nll: mean negative log-likelihood of the labels, in nats.
     ece: expected calibration error, 0 to 1.
     """
 
     top1_error: float
-    top5_error: float
+    top5_error: float | None
     nll: float
     ece: float
 
@@ -68,11 +70,11 @@ def example_scores(logits: np.ndarray, labels: np.ndarray) -> ExampleScores:
     )
 
 
-def metrics(scores: ExampleScores) -> Metrics:
+def metrics(scores: ExampleScores, num_classes: int) -> Metrics:
     """The metrics of one classifier, from scores of shape [example] with at least one example."""
     return Metrics(
         top1_error=100 * float(np.mean(scores.ranks >= 1)),
-        top5_error=100 * float(np.mean(scores.ranks >= 5)),
+        top5_error=100 * float(np.mean(scores.ranks >= 5)) if num_classes > 5 else None,
         nll=float(np.mean(scores.likelihoods)),
         ece=expected_calibration_error(scores.confidences, scores.ranks == 0),
     )

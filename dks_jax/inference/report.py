@@ -16,12 +16,12 @@ from dks_jax.weights import Metadata
 
 
 def describe(evaluation: Evaluation) -> list[str]:
-    """Lines that describe weights, data, preprocessing, precision and devices, and warn if they fit badly."""
+    """Lines that describe weights, data, preprocessing, precision and devices, and what was assumed."""
     config, metadata, split = evaluation.config, evaluation.metadata, evaluation.held_out.split
     fields = config.data
     kept = "streamed" if fields.streamed else "in memory"
     images = _count(split.num_examples, "held-out image", "held-out images")
-    classes = _count(len(evaluation.held_out.class_names), "class", "classes")
+    classes = _count(len(metadata.class_names), "class", "classes")
     return [
         f"weights: {evaluation.weights}, {models.describe(metadata.model)}, {_origin(metadata)}"
         f"{'classifiers' if len(evaluation.network.names) > 1 else 'classifier'} "
@@ -30,8 +30,17 @@ def describe(evaluation: Evaluation) -> list[str]:
         describe_preprocessing(fields.preprocessing, split.image_shape, fields.mean, fields.std),
         f"precision: {config.precision}",
         f"devices: {jax.device_count()} {jax.devices()[0].device_kind}",
+        *(f"assumed: {sentence}" for sentence in evaluation.assumed),
+        *(f"warning: {sentence}" for sentence in warnings(evaluation)),
+    ]
+
+
+def warnings(evaluation: Evaluation) -> list[str]:
+    """Sentences on files that are left out, and on differences between the config and the weights."""
+    config, metadata = evaluation.config, evaluation.metadata
+    return [
+        *evaluation.held_out.notes,
         *_network_warnings(config.model, metadata.model),
-        *_class_warnings(evaluation.held_out.class_names, metadata.class_names),
         *_preprocessing_warnings(config, metadata.preprocessing),
     ]
 
@@ -46,11 +55,16 @@ def describe_preprocessing(
 
 def show(result: Result) -> str:
     """Formats a result as a table of the classifiers, with the line that the released DKS code prints."""
-    header = ["classifier", "top-1 error", "top-5 error", "NLL", "ECE"]
-    rows = [
-        [name, f"{f.top1_error:.2f} %", f"{f.top5_error:.2f} %", _nll(f.nll), f"{f.ece:.4f}"]
-        for name, f in result.classifiers.items()
+    own = result.classifiers
+    columns = [
+        ["classifier", *own],
+        ["top-1 error", *(f"{f.top1_error:.2f} %" for f in own.values())],
+        ["top-5 error", *(f"{f.top5_error:.2f} %" for f in own.values() if f.top5_error is not None)],
+        ["NLL", *(_nll(f.nll) for f in own.values())],
+        ["ECE", *(f"{f.ece:.4f}" for f in own.values())],
     ]
+    rows = [list(row) for row in zip(*(column for column in columns if len(column) > 1), strict=True)]
+    top5 = "" if result.main.top5_error is None else f", Top-5: {result.main.top5_error:.4f}%"
     lines = [f"skipped, since it cannot be decoded: {name}" for name in result.skipped]
     if result.skipped:
         total = result.num_examples + len(result.skipped)
@@ -60,9 +74,9 @@ def show(result: Result) -> str:
             *lines,
             f"{_count(result.num_examples, 'image', 'images')}, {result.images_per_second:.1f} images/s",
             "",
-            markdown_table([header, *rows]),
+            markdown_table(rows),
             "",
-            f"[Error rate] Top-1: {result.main.top1_error:.4f}%, Top-5: {result.main.top5_error:.4f}%",
+            f"[Error rate] Top-1: {result.main.top1_error:.4f}%{top5}",
         ]
     )
 
@@ -85,13 +99,15 @@ def as_json(evaluation: Evaluation, result: Result) -> dict[str, Any]:
         "mean": fields.mean,
         "std": fields.std,
         "precision": evaluation.config.precision,
+        "assumed": list(evaluation.assumed),
+        "warnings": warnings(evaluation),
     }
 
 
 def _data(fields: Config) -> dict[str, str]:
     """The fields that say which data are used; the name only where the source has several data sets."""
     names = ("source", "name", "root") if source(fields.source).named else ("source", "root")
-    return {name: fields[name] for name in names}
+    return {name: fields[name] for name in (*names, "held_out")}
 
 
 def _count(number: int, singular: str, plural: str) -> str:
@@ -120,21 +136,9 @@ def _network_warnings(here: Mapping[str, Any], there: Mapping[str, Any]) -> list
     if own == evaluated:
         return []
     return [
-        f"warning: the network differs: {models.describe(own)} in the config, {models.describe(evaluated)} "
+        f"the network differs: {models.describe(own)} in the config, {models.describe(evaluated)} "
         "in the weights, which is evaluated"
     ]
-
-
-def _class_warnings(here: Sequence[str], there: Sequence[str]) -> list[str]:
-    """Warns if a label has another class name in the data than in the weights."""
-    for label, (own, trained) in enumerate(zip(here, there, strict=False)):
-        # The names of a data set without class names are the labels themselves.
-        if own != trained and str(label) not in (own, trained):
-            return [
-                f"warning: the classes differ: label {label} is {own!r} here, {trained!r} in the weights, so "
-                "that the errors compare different classes"
-            ]
-    return []
 
 
 def _preprocessing_warnings(config: Config, trained: Preprocessing) -> list[str]:
@@ -159,4 +163,4 @@ def _preprocessing_warnings(config: Config, trained: Preprocessing) -> list[str]
         for name in here
         if here[name] != there[name]
     ]
-    return [f"warning: the preprocessing differs: {'; '.join(differing)}"] if differing else []
+    return [f"the preprocessing differs: {'; '.join(differing)}"] if differing else []

@@ -1,5 +1,6 @@
 """Checks a config and builds its data, network, objective, optimizer and compiled steps."""
 
+import copy
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from dks_jax.weights import Metadata, adopt_progress, adopt_weights, find_weight
 class Experiment(NamedTuple):
     """Everything that the training loop needs.
 
+    config: the config, with the fields that it leaves open as they were found.
     images: data set.
     steps: compiled steps, bound to the feeds of the images.
     schedule: learning rate as a function of the step.
@@ -34,6 +36,7 @@ class Experiment(NamedTuple):
     description: lines about the experiment, for the start of the log.
     """
 
+    config: Config
     images: ImageData
     steps: Steps
     schedule: optimizers.Schedule
@@ -53,6 +56,7 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
       InputError: a field of the config is wrong, or the data are absent or damaged.
     """
     # All checks that do not need the data come before the data are downloaded or decoded.
+    config = copy.deepcopy(config)
     data.check(config.data)
     optimizers.check(config.optimizer, config.epochs)
     branches = models.resolve_branches(config.model, resolve(config).branches)
@@ -60,8 +64,14 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
     if config.init_optimizer and not config.init_weights:
         raise InputError("`init_optimizer` must be False where `init_weights` is empty; got True.")
     init_weights = find_weights(Path(config.init_weights)) if config.init_weights and not resumed else None
+    weights = load_weights(init_weights) if init_weights else None
     devices = Devices(deterministic=config.deterministic)
+    channels = weights.metadata.preprocessing.channels if weights else 0
+    config.data = data.resolve(config.data, training=True, channels=channels)
     images = data.load(config.data)
+    if not config.data.mean:
+        mean, std = data.measure(images.train)
+        config.data.update(mean=mean, std=std)
     feeds = data.make_feeds(
         config.data,
         images,
@@ -75,8 +85,7 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
     )
     description = _describe(config, images, network, branches, feeds[0].steps_per_epoch)
     first_epoch, momentum = 0, None
-    if init_weights:
-        weights = load_weights(init_weights)
+    if init_weights and weights:
         description += adopt_weights(network, weights, init_weights)
         if config.init_optimizer:
             momentum, first_epoch = adopt_progress(network, weights, init_weights)
@@ -88,7 +97,7 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
             description.append(f"going on with their momentum after {first_epoch} epochs")
     steps, schedule = build_steps(config, network, *feeds, devices=devices)
     metadata = _metadata(config, images, branches)
-    return Experiment(images, steps, schedule, metadata, first_epoch, momentum, description)
+    return Experiment(config, images, steps, schedule, metadata, first_epoch, momentum, description)
 
 
 def build_network(config: Config, *, num_classes: int, channels: int) -> DeeplySupervised:
@@ -168,7 +177,8 @@ def _describe(
         f"branches (after, blocks, widths): {', '.join(own) or 'none'}; teaches: {resolve(config).teaches}",
         f"{config.data.source}: {images.train.num_examples:,} training and {images.test.num_examples:,} "
         f"held-out images of {'x'.join(map(str, images.train.image_shape))} in {len(images.class_names)} "
-        f"classes, {kept}",
+        f"classes, {kept}; splits {config.data.train_split} and {config.data.held_out}",
+        *images.notes,
         f"{config.epochs} epochs of {steps_per_epoch} steps with {config.data.batch_size} images, "
         f"{config.precision}, on {jax.device_count()} {jax.devices()[0].device_kind} device(s) of "
         f"{jax.process_count()} process(es)",

@@ -25,7 +25,8 @@ LABELS = RANDOM.integers(0, 12, 500)
 
 
 def of(logits, labels):
-    return metrics(example_scores(np.asarray(logits, np.float32), np.asarray(labels)))
+    logits = np.asarray(logits, np.float32)
+    return metrics(example_scores(logits, np.asarray(labels)), max(logits.shape[-1], 6))
 
 
 def test_figures_of_two_examples_by_hand():
@@ -113,4 +114,4 @@ def test_scores_may_come_in_parts_and_for_several_classifiers_at_once():
     parts = [example_scores(LOGITS[:, part], LABELS[part]) for part in (slice(0, 7), slice(7, 500))]
     together = ExampleScores(*(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)))
     for i in range(2):
-        assert metrics(ExampleScores(*(array[i] for array in together))) == of(LOGITS[i], LABELS)
+        assert metrics(ExampleScores(*(array[i] for array in together)), 6) == of(LOGITS[i], LABELS)

@@ -271,7 +271,8 @@ def loss_and_gradient(logits: np.ndarray, labels: np.ndarray) -> Callable[[], An
 
 def find_files(setting: Setting, count: int) -> Files:
     """So many of the held-out files of a setting IN_FILES, over and over. Raises InputError for none."""
-    split, names = data.load_held_out(setting.config.data)
+    held_out = data.load_held_out(data.resolve(setting.config.data, training=False))
+    split, names = held_out.split, held_out.class_names
     assert isinstance(split, StoredSplit)
 
     def read(index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
@@ -337,6 +338,7 @@ class Evaluation:
 
     def __init__(self, setting: Setting, split: Split | StoredSplit, network: DeeplySupervised):
         in_memory = split if isinstance(split, Split) else split.in_memory()
+        self._num_classes = setting.classes
         self._files, feed = (make_feeds(setting, s)[1] for s in (split, in_memory))
         devices = Devices(batches_per_call=1)
         self._in_files, self._in_memory = (Forward(network, f, devices) for f in (self._files, feed))
@@ -348,7 +350,8 @@ class Evaluation:
     def metrics(self) -> Metrics:
         """Errors and likelihood, from files."""
         parts = [example_scores(o.logits[-1], o.labels) for o in self._in_files.batches()]
-        return metrics(ExampleScores(*map(np.concatenate, zip(*parts, strict=True))))
+        scores = ExampleScores(*map(np.concatenate, zip(*parts, strict=True)))
+        return metrics(scores, self._num_classes)
 
     def decode(self) -> None:
         """From files to batches on the device, not normalised."""

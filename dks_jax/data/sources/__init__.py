@@ -1,5 +1,7 @@
 """The data sources by their names in `config.data.source`; each is a module of its own."""
 
+import copy
+
 from dks_jax.config import Config
 from dks_jax.data.images import HeldOut, ImageData
 from dks_jax.data.preprocessing import View
@@ -55,8 +57,13 @@ def check(config: Config) -> None:
                     f"shows its class; got {config[name]}."
                 )
     _check_view(config, own)
-    if own.channels:
-        _check_channels(config, own.channels)
+    if config.channels not in ((0, own.channels) if own.channels else (0, 1, 3)):
+        accepted = f"0 or {own.channels}" if own.channels else "0, 1 (grey) or 3 (RGB)"
+        raise InputError(
+            f"`data.channels` must be {accepted} for the source {config.source}; got {config.channels}."
+        )
+    if channels := own.channels or config.channels:
+        _check_statistics(config, channels)
     if config.padding >= config.image_size:
         raise InputError(
             f"`data.padding` must be below the image size, {config.image_size}; got {config.padding}."
@@ -84,25 +91,49 @@ def _check_view(config: Config, own: Source) -> None:
         )
 
 
-def _check_channels(config: Config, channels: int) -> None:
+def _check_statistics(config: Config, channels: int) -> None:
+    if not config.mean and not config.std:
+        return
     for name in ("mean", "std"):
         if len(config[name]) != channels:
             raise InputError(
                 f"`data.{name}` must hold one number for each of the {channels} channels of the images; got "
-                f"{config[name]}."
+                f"{config[name]}: give data.mean=() and data.std=() for those of the weights, or in training "
+                "for those of the training images."
             )
+
+
+def resolve(config: Config, *, training: bool, channels: int = 0) -> Config:
+    """A copy of `config.data` with the names of the splits and the number of channels where they are open.
+
+    The config must have passed `check`.
+
+    Args:
+      training: whether the training split is needed.
+      channels: number of channels that given weights take; 0 for 3.
+
+    Raises:
+      InputError: a split is absent, or there are two of one kind.
+    """
+    own = SOURCES[config.source]
+    resolved = copy.deepcopy(config)
+    resolved.train_split, resolved.held_out = own.resolve(config, training=training)
+    if own.converts_channels and not config.channels:
+        resolved.channels = channels or 3
+        _check_statistics(resolved, resolved.channels)
+    return resolved
 
 
 def load(config: Config) -> ImageData:
     """Loads the images that `config.data` describes, in memory unless they are streamed.
 
-    The config must have passed `check`.
+    The config must have passed `check` and come from `resolve`.
 
     Raises:
       InputError: the images are absent or damaged, or too few for `train_per_class` or `test_per_class`.
     """
     images = SOURCES[config.source].load(config, _view(config))
-    _check_channels(config, images.train.image_shape[-1])
+    _check_statistics(config, images.train.image_shape[-1])
     return images if config.streamed else images.in_memory(config.train_per_class, config.test_per_class)
 
 
@@ -113,13 +144,14 @@ def load_held_out(config: Config) -> HeldOut:
       InputError: the images are absent or damaged, or too few for `test_per_class`.
     """
     held_out = SOURCES[config.source].load_held_out(config, _view(config))
-    _check_channels(config, held_out.split.image_shape[-1])
+    _check_statistics(config, held_out.split.image_shape[-1])
     return held_out if config.streamed else held_out.in_memory(config.test_per_class)
 
 
 def _view(config: Config) -> View:
     return View(
         config.image_size,
+        config.channels,
         preprocessing=config.preprocessing,
         random_resized_crop=config.random_resized_crop,
         color_jitter=config.color_jitter,

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dks_jax.data import decoding
+from dks_jax.data import decoding, splits
 from dks_jax.data.images import HeldOut, ImageData, StoredSplit, UnreadableError
 from dks_jax.data.preprocessing import UndecodableError, View
 from dks_jax.data.sources.interface import Source
@@ -30,7 +30,6 @@ from dks_jax.runtime.errors import InputError
 
 NAME = re.compile(r"(?P<name>\w+)(?:/(?P<config>[\w.+-]+))?(?::(?P<version>\d+\.\d+\.\d+))?")
 VERSION = re.compile(r"\d+\.\d+\.\d+")
-HELD_OUT_NAMES = ("test", "validation")
 # imagenet2012 has more files than the 1,024 that a process may keep open on many systems. Opening one takes
 # 0.2 ms.
 OPEN_FILES = 128
@@ -79,42 +78,66 @@ class Example(NamedTuple):
     file_name: str
 
 
-def load(root: str, name: str, view: View) -> ImageData:
+def load(root: str, name: str, view: View, *, train_split: str = "", held_out: str = "") -> ImageData:
     """Opens a prepared data set, whose images are read as uint8 [image_size, image_size, channels].
 
-    The training split is "train". The held-out split is "test", or "validation" if "test" is absent or its
-    first image has no label, as in imagenet2012. Image and label are the two features that the data set
-    declares for supervised learning, e.g. the fine label of cifar100, or else its only image and its only
-    class label.
+    Image and label are the two features that the data set declares for supervised learning, e.g. the fine
+    label of cifar100, or else its only image and its only class label.
 
     Args:
       root: the data_dir of tfds; if empty, the environment variable TFDS_DATA_DIR or ~/tensorflow_datasets.
       name: name in tfds, e.g. "cifar100", "cifar100:3.0.2" or "imagenet_resized/32x32"; without a version the
         newest prepared one is taken.
-      view: size and preprocessing of the images. The data set decides on the channels: 1 for grey images,
-        e.g. of mnist, else 3.
+      view: size, channels and preprocessing of the images. With 0 channels the data set decides: 1 for grey
+        images, e.g. of mnist, else 3.
+      train_split, held_out: names of the splits; "" to find them by `find_splits`.
 
     Raises:
       InputError: the data set is not prepared as array_record files; it lacks an image, a class label or a
         split as described; its files are absent or damaged; or a package is not installed.
     """
     prepared = describe(root, name)
-    if "train" not in prepared.splits:
-        raise _lacks_split(prepared, "a split train")
-    train = _stored(prepared, "train", view, _examples(prepared, "train"))
-    return ImageData(train, *_held_out(prepared, view))
+    names = _find_splits(prepared, train_split, held_out, training=True)
+    train, test = (_stored(prepared, split, view, _examples(prepared, split)) for split in names)
+    return ImageData(train, test, prepared.class_names)
 
 
-def load_held_out(root: str, name: str, view: View) -> HeldOut:
+def load_held_out(root: str, name: str, view: View, *, held_out: str = "") -> HeldOut:
     """Opens only the held-out split; the data set may lack the training split. See `load`."""
-    return _held_out(describe(root, name), view)
+    prepared = describe(root, name)
+    _, held_out = _find_splits(prepared, "", held_out, training=False)
+    return HeldOut(_stored(prepared, held_out, view, _examples(prepared, held_out)), prepared.class_names)
 
 
-def _held_out(prepared: Prepared, view: View) -> HeldOut:
-    for split in HELD_OUT_NAMES:
-        if split in prepared.splits and (example := _examples(prepared, split))(0).label >= 0:
-            return HeldOut(_stored(prepared, split, view, example), prepared.class_names)
-    raise _lacks_split(prepared, f"a split {' or '.join(HELD_OUT_NAMES)} with labels")
+def find_splits(root: str, name: str, train_split: str, held_out: str, *, training: bool) -> tuple[str, str]:
+    """The names of the training split and of the held-out split of a prepared data set.
+
+    Where a name is "", the split of its kind that is there is taken; see `splits`. The test images of some
+    data sets, e.g. imagenet2012, have no labels; such a split does not count. The training split may be
+    absent, and is then "", where only held-out images are asked for.
+
+    Raises:
+      InputError: a split is absent, or there are two of one kind.
+    """
+    return _find_splits(describe(root, name), train_split, held_out, training=training)
+
+
+def _find_splits(prepared: Prepared, train_split: str, held_out: str, *, training: bool) -> tuple[str, str]:
+    for field, name in (("train_split", train_split), ("held_out", held_out)):
+        if name and name not in prepared.splits:
+            raise _lacks_split(prepared, f"the split {name!r} that `data.{field}` names")
+    kinds = splits.IN_TRAINING if training else splits.IN_EVALUATION
+    names = {name for kind in kinds for name in splits.KINDS[kind]}
+    if not held_out:
+        candidates = [name for name in prepared.splits if name.lower() in names]
+        labelled = [name for name in candidates if _examples(prepared, name)(0).label >= 0]
+        held_out = splits.choose(labelled, kinds, "held_out") or ""
+    if not held_out:
+        raise _lacks_split(prepared, f"a split {' or '.join(sorted(names))} with labels")
+    train_split = train_split or splits.choose(list(prepared.splits), ("train",), "train_split") or ""
+    if training and not train_split:
+        raise _lacks_split(prepared, "a split train")
+    return train_split, held_out
 
 
 def require(*packages: str, extra: str) -> None:
@@ -299,7 +322,7 @@ def _stored(prepared: Prepared, split: str, view: View, example: Callable[[int],
       example: function that reads a record of the split; see `_examples`.
     """
     classes = len(prepared.class_names)
-    view = view._replace(channels=prepared.channels)
+    view = view._replace(channels=view.channels or prepared.channels)
 
     def read(index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
         encoded, label, _ = example(index)
@@ -372,8 +395,13 @@ def _unreadable(prepared: Prepared, split: str, index: int, noun: str, finding: 
 
 
 SOURCE = Source(
-    lambda config, view: load(config.root, config.name, view),
-    lambda config, view: load_held_out(config.root, config.name, view),
+    lambda config, view: load(
+        config.root, config.name, view, train_split=config.train_split, held_out=config.held_out
+    ),
+    lambda config, view: load_held_out(config.root, config.name, view, held_out=config.held_out),
+    lambda config, *, training: find_splits(
+        config.root, config.name, config.train_split, config.held_out, training=training
+    ),
     named=True,
     read_for_labels=True,
 )

@@ -75,11 +75,14 @@ def test_lists_any_depth_in_path_order_and_skips_hidden_and_foreign_files(root: 
     (cat / "folder.png").mkdir()
     (root / "train/.ipynb_checkpoints").mkdir()
     save(root / "train/stray.png", noise(0))
-    paths, labels = folder.list_images(root / "train", ("cat", "dog"))
-    found = [path.relative_to(root / "train").as_posix() for path in paths]
+    listing = folder.list_split(root / "train")
+    found = [path.relative_to(root / "train").as_posix() for path in listing.paths]
     expected = ["a.JPeg", "b.PNG", "d.ppm", "deep/er/c.tif", "e.gif", "f.webp", "g.bmp", "image.png"]
     assert found == [f"cat/{name}" for name in expected] + ["dog/image.png"]
-    assert labels.tolist() == [0] * 8 + [1]
+    assert listing.labels.tolist() == [0] * 8 + [1]
+    assert [note for name in ("notes.txt", "stray.png") for note in listing.notes if name in note] == [
+        *listing.notes
+    ]
     assert load(root).train.images.shape == (9, 6, 6, 3)
 
 
@@ -150,12 +153,91 @@ def test_a_truncated_image_is_an_input_error_or_whole(encoded: Path, data: st.Da
 @pytest.mark.parametrize("missing", ["", "train", "val"])
 def test_an_absent_folder_is_named(root: Path, missing: str):
     (root / missing).rename(root.with_name(f"{root.name}-moved-{missing}"))
-    refused(root, str(root / "train") if missing == "train" else "`data.root`", missing)
+    refused(root, "`data.root`", missing)
 
 
-def test_two_held_out_splits_are_refused(root: Path):
-    (root / "test" / "cat").mkdir(parents=True)
-    refused(root, "`data.root`", "test", "val")
+def test_two_splits_of_one_kind_are_refused_unless_a_field_chooses(root: Path):
+    save(root / "Validation/cat/image.png", noise(7))
+    refused(root, "`data.held_out`", "val", "Validation")
+    chosen = folder.load(str(root), View(6), held_out="Validation").in_memory(0, 0)
+    np.testing.assert_array_equal(chosen.test.images, [noise(7)])
+
+
+def test_with_train_val_and_test_training_takes_val_and_evaluation_takes_test(root: Path):
+    save(root / "test/cat/image.png", noise(7))
+    assert folder.find_splits(str(root), "", "", training=True) == ("train", "val")
+    assert folder.find_splits(str(root), "", "", training=False) == ("train", "test")
+    (root / "train").rename(root / "Training")
+    (root / "val").rename(root / "valid")
+    assert folder.find_splits(str(root), "", "", training=True) == ("Training", "valid")
+    for field, name in (("held_out", "no"), ("train_split", "no")):
+        with pytest.raises(InputError, match=f"`data.{field}`"):
+            folder.find_splits(str(root), **{"train_split": "", "held_out": "", field: name}, training=True)
+
+
+@pytest.mark.parametrize("splits", [["val"], ["val", "test"]])
+def test_a_split_without_class_folders_is_refused_where_it_would_be_taken(root: Path, splits: list[str]):
+    (root / "val").rename(root.with_name(f"{root.name}-moved"))
+    for split in splits:
+        save(root / split / "ILSVRC2012_1.JPEG", noise(0))
+    refused(root, "`data.root`", "0 class folders", "ILSVRC2012_1.JPEG")
+    with pytest.raises(InputError, match=r"`data.held_out` .* 0 class folders"):
+        folder.find_splits(str(root), "", "val", training=True)
+
+
+def test_a_half_sorted_split_is_refused(root: Path):
+    save(root / "val/ILSVRC2012_1.JPEG", noise(0))
+    refused(root, str(root / "val"), "1 images beside", "ILSVRC2012_1.JPEG")
+
+
+def test_class_folders_without_a_split_are_refused_with_the_layout(root: Path):
+    for split in ("train", "val"):
+        (root / split).rename(root / f"class-{split}")
+        save(root / f"class-{split}/image.png", noise(0))
+    refused(root, "`data.root`", "class-train", "ROOT/SPLIT/CLASS/IMAGE")
+
+
+def test_linked_folders_are_followed_and_loops_end(root: Path):
+    save(root / "store/session/1.png", noise(7))
+    (root / "val/cat/session").symlink_to(root / "store/session")
+    (root / "val/cat/loop").symlink_to(root / "val/cat")
+    (root / "val/cat/up").symlink_to(root)
+    (root / "val/emu").symlink_to(root / "store/session")
+    save(root / "train/emu/1.png", noise(8))
+    listing = folder.list_split(root / "val")
+    found = [path.relative_to(root / "val").as_posix() for path in listing.paths]
+    assert [name for name in found if "up" not in name] == [
+        *("cat/image.png", "cat/session/1.png", "dog/image.png", "emu/1.png")
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.jfif", "a.jpe", "a.jp2", "a.avif", "a", "a.txt"])
+def test_every_file_that_pillow_reads_is_an_image(root: Path, name: str):
+    formats = {".jp2": "JPEG2000", ".avif": "AVIF"}
+    path = root / "val/cat" / name
+    try:
+        Image.fromarray(noise(7)).save(path, format=formats.get(path.suffix, "JPEG"))
+    except (KeyError, OSError):
+        pytest.skip(f"this Pillow does not write {path.suffix}")
+    listing = folder.list_split(root / "val")
+    assert path in listing.paths
+    assert not listing.notes
+
+
+def test_names_that_look_alike_are_refused(root: Path):
+    for form in ("caf\u00e9", "cafe\u0301"):
+        save(root / "val" / form / "1.png", noise(0))
+    refused(root, "caf\\xe9", "cafe\\u0301")
+
+
+def test_the_classes_of_the_held_out_split_are_those_of_train_by_name(root: Path):
+    save(root / "train/caf\u00e9/1.png", noise(5))
+    save(root / "val/cafe\u0301/1.png", noise(6))
+    (root / "val/emu").mkdir()
+    loaded = load(root)
+    assert loaded.class_names == ("caf\u00e9", "cat", "dog")
+    assert loaded.test.labels.tolist() == [0, 1, 2]
+    assert any("emu" in note for note in loaded.notes)
 
 
 def test_test_images_without_classes_beside_val_are_no_split(root: Path):
@@ -165,15 +247,15 @@ def test_test_images_without_classes_beside_val_are_no_split(root: Path):
 
 def test_a_class_without_training_images_is_named(root: Path):
     save(root / "val/emu/image.png", noise(0))
-    refused(root, str(root / "val/emu"))
+    refused(root, "training split", "emu")
 
 
 def test_an_empty_class_and_an_empty_split_are_named(root: Path):
     (root / "train/emu").mkdir()
-    refused(root, str(root / "train/emu"))
+    refused(root, str(root / "train"), "emu")
     for path in [*(root / "train").glob("*/*"), *(root / "train").iterdir()]:
         path.rmdir() if path.is_dir() else path.unlink()
-    refused(root, str(root / "train"))
+    refused(root, "train")
 
 
 def test_real_cifar10_images(tmp_path: Path):

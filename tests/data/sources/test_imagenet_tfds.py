@@ -65,7 +65,8 @@ def save_random_weights(folder, favourite):
 def test_a_prepared_imagenet_and_a_folder_give_the_same_errors_and_logits(every, tmp_path):
     encoded = images(every)
     prepare(tmp_path / "tfds", encoded)
-    train, split, names = tfds_source.load(str(tmp_path / "tfds"), "imagenet2012", View(224, 3, "dks"))
+    loaded = tfds_source.load(str(tmp_path / "tfds"), "imagenet2012", View(224, 3, "dks"))
+    train, split, names = loaded.train, loaded.test, loaded.class_names
     assert sorted(train.read(i)[1] for i in range(3)) == [0, 0, 1]
     order = [split.name(i) for i in range(split.num_examples)]
     assert sorted(order) == [val_name(i) for i in range(len(encoded))]

@@ -24,7 +24,7 @@ from support.tfds_files import IMAGE, LABEL, edit, encoded, example, in_order, n
 
 
 def load(root: Path, name: str = "tiny", size: int = 6) -> ImageData:
-    return tfds_source.load(str(root), name, View(size))
+    return tfds_source.load(str(root), name, View(size, 0))
 
 
 def refused(root: Path, name: str, *parts: str) -> None:
@@ -157,17 +157,27 @@ UNLABELLED = example(0) | {"label": -1}
 
 
 @pytest.mark.parametrize(
-    ("held_out", "seed"),
+    ("held_out", "trained", "evaluated"),
     [
-        ({"validation": [example(1)]}, 1),
-        ({"validation": [example(1)], "test": [example(2)]}, 2),
-        ({"validation": [example(1)], "test": [UNLABELLED]}, 1),
+        ({"validation": [example(1)]}, 1, 1),
+        ({"test": [example(2)]}, 2, 2),
+        ({"validation": [example(1)], "test": [example(2)]}, 1, 2),
+        ({"validation": [example(1)], "test": [UNLABELLED]}, 1, 1),
     ],
-    ids=["no test", "test", "test without labels"],
+    ids=["no test", "no validation", "both", "test without labels"],
 )
-def test_the_held_out_split_is_test_or_else_validation(tmp_path: Path, held_out: dict, seed: int):
+def test_training_holds_out_validation_and_evaluation_takes_test(
+    tmp_path: Path, held_out: dict, trained: int, evaluated: int
+):
     prepare(tmp_path, {"train": [example(0)], **held_out})
-    np.testing.assert_array_equal(load(tmp_path).test.read(0)[0], noise(seed))
+    np.testing.assert_array_equal(load(tmp_path).test.read(0)[0], noise(trained))
+    split = tfds_source.load_held_out(str(tmp_path), "tiny", View(6)).split
+    np.testing.assert_array_equal(split.read(0)[0], noise(evaluated))
+    # A field chooses another split.
+    chosen = tfds_source.load(str(tmp_path), "tiny", View(6), held_out="train")
+    np.testing.assert_array_equal(chosen.test.read(0)[0], noise(0))
+    with pytest.raises(InputError, match=r"`data\.held_out`"):
+        tfds_source.load(str(tmp_path), "tiny", View(6), held_out="dev")
 
 
 def test_the_label_is_the_declared_one(tmp_path: Path):
