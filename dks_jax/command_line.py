@@ -37,9 +37,12 @@ class ConfigParser(Parser):
       program: name of the program in the usage line.
       description: text of --help above the flags.
       used: names of the fields that have an effect, which --help lists; () for all of them.
+      required: whether --config must be given.
     """
 
-    def __init__(self, program: str, description: str | None, used: Sequence[str] = ()):
+    def __init__(
+        self, program: str, description: str | None, used: Sequence[str] = (), *, required: bool = True
+    ):
         super().__init__(
             program,
             description=description,
@@ -47,7 +50,9 @@ class ConfigParser(Parser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self.add_argument("--config", required=True, metavar="FILE[:METHOD]", help="config file and method")
+        self.add_argument(
+            "--config", required=required, metavar="FILE[:METHOD]", help="config file and method"
+        )
 
     def parse_with_config(self, argv: Sequence[str]) -> tuple[argparse.Namespace, Config]:
         """Parses the flags and loads the config with its overrides.
@@ -55,14 +60,22 @@ class ConfigParser(Parser):
         Raises:
           InputError: a flag or a field of the config is wrong.
         """
+        arguments, overrides = self.parse_with_overrides(argv)
+        return arguments, models.load_config(arguments.config, overrides)
+
+    def parse_with_overrides(self, argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+        """Parses the flags, and collects the values of fields as they are typed, by dotted name.
+
+        Raises:
+          InputError: a flag is wrong.
+        """
         overrides, rest = {}, []
         for argument in argv:
             if override := re.fullmatch(r"--config\.([^=]+)=(.*)", argument, re.DOTALL):
                 overrides[override[1]] = override[2]
             else:
                 rest.append(argument)
-        arguments = self.parse_args(rest)
-        return arguments, models.load_config(arguments.config, overrides)
+        return self.parse_args(rest), overrides
 
 
 def fields() -> dict[str, Field]:

@@ -1,20 +1,22 @@
 """Evaluates weights on held-out images: top-1 and top-5 error, likelihood and calibration.
 
-    python -m dks_jax.evaluate --config configs/NAME.py[:METHOD] --weights PATH [--output FILE.json]
+    python -m dks_jax.evaluate --weights PATH [--config configs/NAME.py[:METHOD]] [--output FILE.json]
         [--logits FILE.npy] [--skip_unreadable] [--config.FIELD=VALUE ...]
 
-The config gives the data (data.*), the precision and whether a GPU computes deterministically. The network is
-the one that the weights belong to; each of its classifiers is evaluated.
+The config gives the data (data.*), the precision and whether a GPU computes deterministically. Where PATH is
+a run, its own config is the default. The network is the one that the weights belong to; each of its
+classifiers is evaluated.
 """
 
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from dks_jax import models
 from dks_jax.command_line import ConfigParser, run
 from dks_jax.config import Config
 from dks_jax.data import source
@@ -27,8 +29,9 @@ from dks_jax.runtime.files import atomic_write, require_writable
 FIELDS = (
     "precision",
     "deterministic",
-    *("data.source", "data.name", "data.root", "data.image_size", "data.preprocessing"),
-    *("data.mean", "data.std", "data.test_per_class", "data.batch_size"),
+    *("data.source", "data.name", "data.root", "data.train_split", "data.held_out"),
+    *("data.image_size", "data.channels", "data.preprocessing", "data.mean", "data.std"),
+    *("data.test_per_class", "data.batch_size"),
 )
 
 
@@ -40,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 class Command(NamedTuple):
     """A parsed command line.
 
-    config_file: the value of --config.
+    config_file: path of the config, from --config or of a run's config.json.
     weights: path of the weights.
     output, logits: files to write; None where the flag is absent.
     skip_unreadable: whether to leave out images that cannot be decoded.
@@ -60,7 +63,7 @@ def parse(argv: Sequence[str]) -> Command:
     Raises:
       InputError: a flag or a field of the config is wrong, or an output file cannot be written.
     """
-    parser = ConfigParser("python -m dks_jax.evaluate", __doc__, FIELDS)
+    parser = ConfigParser("python -m dks_jax.evaluate", __doc__, FIELDS, required=False)
     parser.add_weights()
     parser.add_argument("--output", metavar="FILE.json", help="file for the result in JSON")
     parser.add_argument(
@@ -71,7 +74,13 @@ def parse(argv: Sequence[str]) -> Command:
         action="store_true",
         help="leave out images that cannot be decoded, and list them",
     )
-    arguments, config = parser.parse_with_config(argv)
+    arguments, overrides = parser.parse_with_overrides(argv)
+    if arguments.config is None:
+        config_file, fields = read_config(Path(arguments.weights).expanduser())
+        config = models.restore_config(fields, overrides)
+        print(f"config: that of the run, {config_file}")
+    else:
+        config_file, config = arguments.config, models.load_config(arguments.config, overrides)
     if (
         arguments.skip_unreadable
         and config.data.test_per_class
@@ -86,7 +95,29 @@ def parse(argv: Sequence[str]) -> Command:
         raise InputError(
             f"`--logits` must name another file than `--output`; got {arguments.logits!r} twice."
         )
-    return Command(config, arguments.config, arguments.weights, output, logits, arguments.skip_unreadable)
+    return Command(config, str(config_file), arguments.weights, output, logits, arguments.skip_unreadable)
+
+
+def read_config(weights: Path) -> tuple[Path, dict[str, Any]]:
+    """The config.json of the run that weights belong to, and its config.
+
+    Args:
+      weights: a workdir, or the weights/ or best_weights/ in it.
+
+    Raises:
+      InputError: the weights are not those of a run.
+    """
+    folder = weights.parent if weights.name in ("weights", "best_weights") else weights
+    file = folder / "config.json"
+    try:
+        fields = json.loads(file.read_text())["config"]
+        if isinstance(fields, dict):
+            return file, fields
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
+        pass
+    raise InputError(
+        f"`--config` must be given unless `--weights` names a run; {file} is no config.json of a run."
+    )
 
 
 def _destination(arguments, name: str) -> Path | None:

@@ -1,6 +1,6 @@
 """Classifies image files: prints the five most likely classes of each, by the main classifier.
 
-    python -m dks_jax.predict --weights PATH [--json] IMAGE...
+    python -m dks_jax.predict --weights PATH [--json] [--skip_unreadable] IMAGE...
 
 An IMAGE is an image file, or a folder of which all images are classified. Images are preprocessed as the
 weights require.
@@ -9,6 +9,7 @@ weights require.
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from dks_jax.command_line import Parser, run
 from dks_jax.inference import prediction
@@ -33,15 +34,24 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_weights()
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--skip_unreadable",
+        action="store_true",
+        help="leave out images that cannot be decoded, and list them",
+    )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file, or folder of image files")
     return parser.parse_args(argv)
 
 
 def _predict(arguments: argparse.Namespace) -> None:
     compilation.enable_cache()
-    paths = prediction.find_images(arguments.images)
+    paths = prediction.find_images(arguments.images, say=partial(print, file=sys.stderr))
     network, metadata = load_network(arguments.weights, branches=False)
-    predictions = prediction.predict(network, metadata, paths)
+    skip = arguments.skip_unreadable
+    predictions = prediction.predict(network, metadata, paths, skip_unreadable=skip)
+    for path, own in zip(paths, predictions, strict=True):
+        if not own:
+            print(f"skipped, since it cannot be decoded: {path}", file=sys.stderr)
     print(prediction.describe(metadata.preprocessing), file=sys.stderr)
     show = prediction.as_json if arguments.json else prediction.as_table
     print(show(paths, predictions), flush=True)

@@ -1,6 +1,6 @@
 """Configs of experiments: their schema, the training methods, and the loading of config files."""
 
-from dks_jax.config.loading import Arguments, Config, complete, flatten, load, recorded, split_method
+from dks_jax.config.loading import Arguments, Config, complete, flatten, load, recorded, restore, split_method
 from dks_jax.config.methods import BY_METHOD, METHODS, PUBLISHED, Method, resolve
 from dks_jax.config.schema import COUNT_LIMIT, FIELDS, Field, check, fits
 
@@ -21,5 +21,6 @@ __all__ = [
     "load",
     "recorded",
     "resolve",
+    "restore",
     "split_method",
 ]

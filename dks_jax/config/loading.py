@@ -71,6 +71,16 @@ def complete(given: Mapping[str, Any], overrides: Mapping[str, str], arguments: 
     return _nest(values)
 
 
+def restore(fields: Mapping[str, Any], overrides: Mapping[str, str], arguments: Arguments) -> Config:
+    """The checked config of a run, with overrides; for the arguments see `recorded` and `load`.
+
+    Raises:
+      InputError: as for `complete`.
+    """
+    given = {name: _tuples(value) for name, value in recorded(fields, arguments).items()}
+    return complete(given, overrides, arguments)
+
+
 def recorded(fields: Mapping[str, Any], arguments: Arguments) -> dict[str, Any]:
     """Every field of a run, by its dotted name, with tuples as the lists that JSON makes of them.
 
@@ -88,6 +98,11 @@ def recorded(fields: Mapping[str, Any], arguments: Arguments) -> dict[str, Any]:
         rows = FIELDS
     before = {n: row.default if row.before is None else row.before for n, row in rows.items()}
     return {name: _lists(value) for name, value in (before | given).items()}
+
+
+def _tuples(value: Any) -> Any:
+    """The value as a config has it, with tuples in place of the lists of JSON."""
+    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value
 
 
 def _lists(value: Any) -> Any:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from dks_jax.runtime.errors import InputError
 
 LISTED = 5
+MOST_REPLACED = 0.1
 
 
 class UnreadableError(InputError):
@@ -92,6 +93,52 @@ class StoredSplit(NamedTuple):
     read: Read
     name: Callable[[int], str] = str
 
+    def blanking_unreadable(self, errors: dict[int, UnreadableError]) -> "StoredSplit":
+        """The same split with black images of label 0 for those that cannot be decoded.
+
+        Args:
+          errors: takes the error of each such image by its index.
+        """
+        black = np.zeros(self.image_shape, np.uint8), 0
+
+        def read(index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
+            try:
+                return self.read(index, rng)
+            except UnreadableError as error:
+                errors[index] = error
+                return black
+
+        return self._replace(read=read)
+
+    def replacing_unreadable(self, say: Callable[[str], None]) -> "StoredSplit":
+        """The same split with the next readable image in the place of each that cannot be decoded.
+
+        So the number of examples and their order stay. Reading raises InputError once more than MOST_REPLACED
+        of the images are unreadable.
+
+        Args:
+          say: takes a line about each such image, once.
+        """
+        unread: set[int] = set()
+
+        def read(index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
+            for i in (*range(index, self.num_examples), *range(index)):
+                try:
+                    if i not in unread:
+                        return self.read(i, rng)
+                except UnreadableError as error:
+                    unread.add(i)
+                    if len(unread) > MOST_REPLACED * self.num_examples:
+                        raise InputError(
+                            f"`--skip_unreadable` must leave {1 - MOST_REPLACED:.0%} of the images; "
+                            f"{len(unread):,} of {self.num_examples:,} cannot be read, the last one "
+                            f"{error.name}: check the disk and the images."
+                        ) from error
+                    say(f"skipped, since it cannot be decoded: {error.name}; the next image takes its place")
+            raise InputError("`--skip_unreadable` must leave at least one image, and none can be read.")
+
+        return self._replace(read=read)
+
     def in_memory(self) -> Split:
         """Decodes all images, in threads, since decoders release the global interpreter lock.
 
@@ -136,6 +183,14 @@ class ImageData(NamedTuple):
     def held_out(self) -> "HeldOut":
         """The held-out split with the class names."""
         return HeldOut(self.test, self.class_names)
+
+    def replacing_unreadable(self, say: Callable[[str], None]) -> "ImageData":
+        """The same images, where those on disk are replaced by `StoredSplit.replacing_unreadable`."""
+        train, test = (
+            split.replacing_unreadable(say) if isinstance(split, StoredSplit) else split
+            for split in (self.train, self.test)
+        )
+        return self._replace(train=train, test=test)
 
     def in_memory(self, train_per_class: int, test_per_class: int) -> "ImageData":
         """Decodes both splits and keeps the first images of every class; 0 keeps all of them.

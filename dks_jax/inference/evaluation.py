@@ -115,7 +115,7 @@ def evaluate(evaluation: Evaluation, *, skip_unreadable: bool = False, keep_logi
     fields, split = evaluation.config.data, evaluation.held_out.split
     skipped: dict[int, UnreadableError] = {}
     if isinstance(split, StoredSplit):
-        split = _skipping(split, skipped)
+        split = split.blanking_unreadable(skipped)
     devices = Devices(batches_per_call=1, deterministic=evaluation.config.deterministic)
     dtype = DTYPES[evaluation.config.precision]
     preparation = Preparation(tuple(fields.mean), tuple(fields.std), dtype=dtype)
@@ -163,20 +163,6 @@ def evaluate(evaluation: Evaluation, *, skip_unreadable: bool = False, keep_logi
         logits=np.concatenate(kept, axis=1) if keep_logits else None,
         images_per_second=watch.images_per_second,
     )
-
-
-def _skipping(split: StoredSplit, skipped: dict[int, UnreadableError]) -> StoredSplit:
-    """Replaces images that cannot be decoded by black ones, and enters their errors in `skipped` by index."""
-    black = np.zeros(split.image_shape, np.uint8), 0
-
-    def read(index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
-        try:
-            return split.read(index, rng)
-        except UnreadableError as error:
-            skipped[index] = error
-            return black
-
-    return split._replace(read=read)
 
 
 def _name(split: Split | StoredSplit, index: int) -> str:

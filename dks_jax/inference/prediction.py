@@ -1,7 +1,7 @@
 """Prediction of the likeliest classes of image files by the main classifier."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from tqdm import tqdm
 from dks_jax import data
 from dks_jax.data import Preparation, StoredSplit, View
 from dks_jax.data.imagenet_classes import display_name
+from dks_jax.data.images import UnreadableError, join_errors
 from dks_jax.data.sources import folder
 from dks_jax.inference.forward import Forward
 from dks_jax.inference.metrics import log_softmax, require_finite_logits
@@ -39,10 +40,13 @@ class Prediction(NamedTuple):
     probability: float
 
 
-def find_images(names: Sequence[str]) -> list[Path]:
+def find_images(names: Sequence[str], say: Callable[[str], None] = lambda _: None) -> list[Path]:
     """Lists the named image files, and the images of the named folders at any depth in sorted order.
 
-    In folders images are recognised by extension, and hidden files and folders are left out.
+    Hidden files and folders are left out.
+
+    Args:
+      say: takes a line about the other files in a folder.
 
     Raises:
       InputError: a file is absent, or a folder holds no images.
@@ -51,7 +55,11 @@ def find_images(names: Sequence[str]) -> list[Path]:
     for name in names:
         path = Path(name).expanduser()
         if path.is_dir():
-            paths += folder.find_images(path)
+            found = folder.find_images(path)
+            paths += found.images
+            if others := found.others:
+                first = others[0].relative_to(path)
+                say(f"left out of {path}: {len(others):,} files that are not images, e.g. {first}")
         elif path.is_file():
             paths.append(path)
         else:
@@ -59,19 +67,23 @@ def find_images(names: Sequence[str]) -> list[Path]:
     return paths
 
 
-def predict(network: DeeplySupervised, metadata: Metadata, paths: Sequence[Path]) -> list[list[Prediction]]:
+def predict(
+    network: DeeplySupervised, metadata: Metadata, paths: Sequence[Path], *, skip_unreadable: bool = False
+) -> list[list[Prediction]]:
     """Predicts the five likeliest classes of each image, or all of fewer, the likeliest first.
 
     Args:
       network, metadata: result of `load_network`.
       paths: the image files.
+      skip_unreadable: whether images that cannot be decoded get an empty list of predictions.
 
     Raises:
-      InputError: an image cannot be decoded, or a logit is not finite.
+      InputError: images cannot be decoded, of which the message counts all, or a logit is not finite.
     """
     devices = Devices(batches_per_call=1)
     preparation = Preparation(metadata.preprocessing.mean, metadata.preprocessing.std)
-    split = _unlabelled(paths, metadata.preprocessing)
+    unread: dict[int, UnreadableError] = {}
+    split = _unlabelled(paths, metadata.preprocessing).blanking_unreadable(unread)
     feed = data.held_out_feed(split, preparation, batch_size=BATCH_SIZE, devices=devices)
     forward = Forward(network.drop_branches(), feed, devices)
     class_names = metadata.class_names
@@ -90,7 +102,9 @@ def predict(network: DeeplySupervised, metadata: Metadata, paths: Sequence[Path]
             for labels, own in zip(likeliest.tolist(), probabilities.tolist(), strict=True):
                 predictions.append(list(map(prediction, labels, own)))
             bar.update(size)
-    return predictions
+    if unread and not skip_unreadable:
+        raise join_errors([unread[index] for index in sorted(unread)])
+    return [[] if index in unread else own for index, own in enumerate(predictions)]
 
 
 def describe(preprocessing: Preprocessing) -> str:
@@ -101,7 +115,10 @@ def describe(preprocessing: Preprocessing) -> str:
 
 
 def as_table(paths: Sequence[Path], predictions: Sequence[Sequence[Prediction]]) -> str:
-    """Formats predictions as a Markdown table; an image is named in the first of its rows."""
+    """Formats predictions as a Markdown table; an image is named in the first of its rows.
+
+    Images without predictions are left out.
+    """
     rows = [
         [
             str(path) if rank == 0 else "",
@@ -117,7 +134,7 @@ def as_table(paths: Sequence[Path], predictions: Sequence[Sequence[Prediction]])
 def as_json(paths: Sequence[Path], predictions: Sequence[Sequence[Prediction]]) -> str:
     """Formats predictions as JSON: a list of {"image", "predictions": [{"label", "class", "probability"}]}.
 
-    "class" is null where the weights have no class names.
+    "class" is null where the weights have no class names. An image that was skipped has no predictions.
     """
     described = [
         {

@@ -30,6 +30,7 @@ __all__ = [
     "get_family",
     "load_config",
     "resolve_branches",
+    "restore_config",
     "shapes",
 ]
 
@@ -61,6 +62,11 @@ def arguments(name: str) -> Mapping[str, Field]:
 def load_config(file: str, overrides: Mapping[str, str] | None = None) -> Config:
     """Loads a config file, including the arguments of its network; see `config.load`."""
     return config.load(file, overrides or {}, arguments)
+
+
+def restore_config(fields: Mapping[str, Any], overrides: Mapping[str, str] | None = None) -> Config:
+    """The config of a run from its JSON form, with the arguments of its network; see `config.restore`."""
+    return config.restore(fields, overrides or {}, arguments)
 
 
 def check(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -218,9 +218,7 @@ def test_weights_must_know_all_classes_and_take_the_channels(
     assert evaluate.main([*arguments, f"--weights={colour_weights}"]) == 0
 
 
-def test_another_network_and_another_preprocessing_are_warned_of(
-    image_folder, colour_weights, capsys
-):
+def test_another_network_and_another_preprocessing_are_warned_of(image_folder, colour_weights, capsys):
     arguments = [*on_folder(image_folder), f"--weights={colour_weights}"]
     assert warnings_of(capsys, *arguments) == []
     other = ["--config.model.width=2", "--config.data.std=(0.5,0.5,0.5)", "--config.data.image_size=16"]
@@ -285,5 +283,24 @@ def test_help_lists_the_fields_that_have_an_effect(capsys):
     with pytest.raises(SystemExit):
         evaluate.main(["--help"])
     listed = re.findall(r"^  --config\.([\w.]+)=", capsys.readouterr().out, re.MULTILINE)
-    of_data = "source name root image_size preprocessing mean std test_per_class batch_size"
+    of_data = "source name root train_split held_out image_size channels preprocessing mean std"
+    of_data += " test_per_class batch_size"
     assert set(listed) == {"precision", "deterministic", *(f"data.{name}" for name in of_data.split())}
+
+
+def test_a_run_is_evaluated_by_its_own_config(unbroken, tmp_path, capsys):
+    result, _ = results(tmp_path, f"--weights={unbroken}")
+    assert str(unbroken / "config.json") in capsys.readouterr().out
+    assert result["top1_error"] == pytest.approx(records(unbroken)[-1]["error"], rel=1e-12)
+    assert result["num_examples"] == 20
+    assert result["config"] == str(unbroken / "config.json")
+    more, _ = results(tmp_path, f"--weights={unbroken / 'weights'}", "--config.data.test_per_class=3")
+    assert more["num_examples"] == 30
+
+
+def test_without_a_run_a_config_is_needed(weights, tmp_path, capsys):
+    assert "`--config`" in refused(tmp_path, capsys, f"--weights={weights[0]}", alone=True)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    assert "`--config`" in refused(tmp_path, capsys, f"--weights={run}", alone=True)

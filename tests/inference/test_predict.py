@@ -127,3 +127,17 @@ def test_a_wrong_input_is_named(wrong, weights, tmp_path, monkeypatch, capsys):
     (tmp_path / "empty").mkdir()
     assert predict.main([f"--weights={weights[0]}", *arguments]) == 2
     assert named in user_error(capsys, alone=True)
+
+
+def test_unreadable_images_are_left_out_on_request_or_counted_in_one_pass(weights, tmp_path, capsys):
+    paths = [save(tmp_path / f"{i:02}.png", i) for i in range(40)]
+    for i in (3, 39):
+        paths[i].write_bytes(b"no image")
+    (tmp_path / "notes.txt").write_text("no image")
+    assert predict.main([f"--weights={weights[0]}", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert all(str(paths[i]) in error for i in (3, 39))
+    assert "notes.txt" in error
+    described, said = as_json(capsys, f"--weights={weights[0]}", "--skip_unreadable", tmp_path)
+    assert [i for i, own in enumerate(described) if not own["predictions"]] == [3, 39]
+    assert all(str(paths[i]) in said for i in (3, 39))

@@ -1,6 +1,7 @@
 """The data sources by their names in `config.data.source`; each is a module of its own."""
 
 import copy
+from collections.abc import Callable
 
 from dks_jax.config import Config
 from dks_jax.data.images import HeldOut, ImageData
@@ -124,15 +125,21 @@ def resolve(config: Config, *, training: bool, channels: int = 0) -> Config:
     return resolved
 
 
-def load(config: Config) -> ImageData:
+def load(config: Config, skip: Callable[[str], None] | None = None) -> ImageData:
     """Loads the images that `config.data` describes, in memory unless they are streamed.
 
     The config must have passed `check` and come from `resolve`.
+
+    Args:
+      skip: takes a line about each image that cannot be decoded, in whose place the next one is taken; None
+        to raise the error.
 
     Raises:
       InputError: the images are absent or damaged, or too few for `train_per_class` or `test_per_class`.
     """
     images = SOURCES[config.source].load(config, _view(config))
+    if skip:
+        images = images.replacing_unreadable(skip)
     _check_statistics(config, images.train.image_shape[-1])
     return images if config.streamed else images.in_memory(config.train_per_class, config.test_per_class)
 

@@ -163,8 +163,8 @@ def list_split(split_folder: Path) -> Listing:
     return Listing(paths, labels, tuple(names), empty, tuple(notes))
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Lists the image files below a folder, at any depth, sorted by path; see `image_files.find`.
+def find_images(folder: Path) -> image_files.Found:
+    """Lists the image files below a folder, at any depth, and the other files; see `image_files.find`.
 
     Raises:
       InputError: there is no image.
@@ -172,7 +172,7 @@ def find_images(folder: Path) -> list[Path]:
     found = image_files.find(folder)
     if not found.images:
         raise InputError(f"{folder} must hold images; {_finding(folder)}.")
-    return found.images
+    return found
 
 
 def decode(path: Path, view: View, rng: np.random.Generator | None = None) -> np.ndarray:
