@@ -4,6 +4,7 @@ import re
 import shlex
 
 import convert_pytorch
+import measure_images
 import pytest
 
 from dks_jax import evaluate, predict, train
@@ -14,6 +15,7 @@ PROGRAMS = {
     "evaluate": evaluate.main,
     "predict": predict.main,
     "convert_pytorch": convert_pytorch.main,
+    "measure_images": measure_images.main,
 }
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 

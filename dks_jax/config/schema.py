@@ -133,7 +133,7 @@ FIELDS: dict[str, Field] = {
     "data.mean": Field(
         float,
         (0.485, 0.456, 0.406),
-        "per-channel means of pixels in the range 0 to 1; (): those of the weights, in training measured",
+        "per-channel means of pixels in the range 0 to 1; (): those of the weights; without weights measured",
         several=True,
     ),
     "data.std": Field(
