@@ -86,9 +86,9 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
     description = _describe(config, images, network, branches, feeds[0].steps_per_epoch)
     first_epoch, momentum = 0, None
     if init_weights and weights:
-        description += adopt_weights(network, weights, init_weights)
+        description += adopt_weights(network, weights, init_weights, images.class_names)
         if config.init_optimizer:
-            momentum, first_epoch = adopt_progress(network, weights, init_weights)
+            momentum, first_epoch = adopt_progress(network, weights, init_weights, images.class_names)
             if first_epoch >= config.epochs:
                 raise InputError(
                     f"`epochs` must be above {first_epoch}, the epochs that {init_weights} was trained for; "

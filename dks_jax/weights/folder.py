@@ -29,12 +29,14 @@ class Weights(NamedTuple):
     batch_stats: running statistics.
     metadata: description of the network, its classes and its input.
     momentum: momentum of the optimizer for every parameter; None where it was not kept.
+    remarks: sentences that say what was assumed or chosen when the weights were read; they are not saved.
     """
 
     params: Named
     batch_stats: Named
     metadata: Metadata
     momentum: Named | None = None
+    remarks: tuple[str, ...] = ()
 
     def without_branches(self) -> "Weights":
         """The weights of the plain backbone, without momentum, since momentum is of the entire network."""
@@ -42,6 +44,7 @@ class Weights(NamedTuple):
             backbone_only(self.params),
             backbone_only(self.batch_stats),
             self.metadata.replace(branches=()),
+            remarks=self.remarks,
         )
 
 

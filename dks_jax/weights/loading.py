@@ -1,13 +1,15 @@
 """Loading of weights from a folder, the workdir of a finished run or a PyTorch checkpoint."""
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from dks_jax.data.classes import match_heads
 from dks_jax.models import build
 from dks_jax.nn import Arrays, get_arrays, get_params, set_arrays
 from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import DeeplySupervised
 from dks_jax.weights.folder import METADATA, Weights, load_folder
+from dks_jax.weights.heads import in_head, take_classes
 from dks_jax.weights.metadata import Metadata
 from dks_jax.weights.torch_weights import read_checkpoint
 
@@ -53,9 +55,10 @@ def load_network(path: str | Path, *, branches: bool = True) -> tuple[DeeplySupe
       branches: whether to keep the auxiliary classifiers of the weights.
 
     Raises:
-      InputError: as for `load_weights`, or the metadata do not describe the weights.
+      InputError: as for `load_weights`, or the weights have no head, or the metadata do not describe them.
     """
     weights = load_weights(Path(path))
+    require_head(weights, Path(path))
     if not branches:
         weights = weights.without_branches()
     network = build(**weights.metadata.network._asdict(), seed=0)
@@ -64,19 +67,32 @@ def load_network(path: str | Path, *, branches: bool = True) -> tuple[DeeplySupe
     return network, weights.metadata
 
 
-def adopt_weights(network: DeeplySupervised, weights: Weights, origin: Path) -> list[str]:
+def require_head(weights: Weights, path: Path) -> None:
+    """Raises InputError if weights are of a backbone alone, which gives no logits."""
+    if not weights.metadata.class_names:
+        raise InputError(
+            f"The weights must have a head to be used; those in {path} have none: fine-tune them first, by "
+            f"--config.init_weights={path}."
+        )
+
+
+def adopt_weights(
+    network: DeeplySupervised, weights: Weights, origin: Path, class_names: Sequence[str]
+) -> list[str]:
     """Copies weights into a network as far as they fit, e.g. to fine-tune on other classes.
 
-    Heads of another shape keep their initial values, and so do all branches unless the weights have branches
-    of the same form.
+    The rows of the heads go by the names of the classes, and by place where names are unknown. Heads of other
+    classes keep their initial values, and so do all branches unless the weights have branches of the same
+    form.
 
     Args:
       network: the network, which is changed in place.
       weights: the weights to copy.
       origin: path of the weights, for messages.
+      class_names: names of the classes of the network in label order.
 
     Returns:
-      Lines that say which arrays were copied and which keep their initial values.
+      Lines that say which arrays were copied, which keep their initial values, and what was assumed.
 
     Raises:
       InputError: the stem or a stage differs.
@@ -86,12 +102,14 @@ def adopt_weights(network: DeeplySupervised, weights: Weights, origin: Path) -> 
         kind = "other ones" if weights.metadata.branches else "none"
         lines = [f"all branches start with initial values, since the weights have {kind}"]
         weights = weights.without_branches()
+    rows, assumed = _match_classes(weights, class_names)
     given = weights.params | weights.batch_stats
-    taken = {name: array for name, array in given.items() if name in own and array.shape == own[name].shape}
+    fitting = take_classes(given, rows)
+    taken = {name: array for name, array in fitting.items() if name in own and array.shape == own[name].shape}
     initial = [n for n in own if n not in taken and not (lines and n.startswith("branches."))]
     unused = [name for name in given if name not in own]
-    wrong = [name for name in initial if not _in_head(name)]
-    wrong += [name for name in unused if not (_in_head(name) or name.startswith("branches."))]
+    wrong = [name for name in initial if not in_head(name)]
+    wrong += [name for name in unused if not (in_head(name) or name.startswith("branches."))]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise InputError(
@@ -104,9 +122,19 @@ def adopt_weights(network: DeeplySupervised, weights: Weights, origin: Path) -> 
     if initial:
         described = ", ".join(_difference(name, given, own) for name in initial)
         lines.append(f"these start with initial values: {described}")
+    lines += [*assumed, *weights.remarks]
     if unused:
         lines.append(f"left out: {len(unused)} arrays that the network does not have, e.g. {unused[0]}")
     return lines
+
+
+def _match_classes(weights: Weights, class_names: Sequence[str]) -> tuple[list[int] | None, list[str]]:
+    """The rows of the heads for the classes of a network, None for initial values, and what was assumed."""
+    given = weights.metadata.class_names
+    if not given:
+        return None, ["the heads start with initial values, since the weights have none"]
+    rows, assumed = match_heads(given, class_names)
+    return rows, [assumed] if assumed else []
 
 
 def _same_branches(network: DeeplySupervised, own: Arrays, weights: Weights) -> bool:
@@ -120,15 +148,19 @@ def _same_branches(network: DeeplySupervised, own: Arrays, weights: Weights) -> 
         {
             name: array.shape
             for name, array in arrays.items()
-            if name.startswith("branches.") and not _in_head(name)
+            if name.startswith("branches.") and not in_head(name)
         }
         for arrays in (own, given)
     )
     return shapes == given_shapes
 
 
-def adopt_progress(network: DeeplySupervised, weights: Weights, origin: Path) -> tuple[Arrays, int]:
+def adopt_progress(
+    network: DeeplySupervised, weights: Weights, origin: Path, class_names: Sequence[str]
+) -> tuple[Arrays, int]:
     """The momentum and the number of epochs that were saved with weights, to continue their training.
+
+    The rows of the heads go by classes as in `adopt_weights`, to which the arguments belong.
 
     Raises:
       InputError: one of them is absent, or the momentum is not of exactly the parameters of the network.
@@ -141,6 +173,7 @@ def adopt_progress(network: DeeplySupervised, weights: Weights, origin: Path) ->
             "ResNet in the released format, which alone has epoch and momentum; "
             f"{origin} has {'no epoch' if epoch is None else 'no momentum'}."
         )
+    momentum = take_classes(momentum, _match_classes(weights, class_names)[0])
     if own != {name: array.shape for name, array in momentum.items()}:
         raise InputError(
             "`init_optimizer` must be False unless the network is exactly that of `init_weights`; "
@@ -148,10 +181,6 @@ def adopt_progress(network: DeeplySupervised, weights: Weights, origin: Path) ->
             "training."
         )
     return momentum, epoch
-
-
-def _in_head(name: str) -> bool:
-    return re.match(r"(branches\.\d+\.)?head\.", name) is not None
 
 
 def _difference(name: str, given: Arrays, own: Arrays) -> str:

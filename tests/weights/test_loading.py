@@ -57,8 +57,8 @@ def copy(saved, tmp_path):
     return shutil.copytree(saved[0] / "whole", tmp_path / "copy")
 
 
-def adopt(network, path):
-    return adopt_weights(network, load_weights(path), path)
+def adopt(network, path, class_names="abcdefghij"):
+    return adopt_weights(network, load_weights(path), path, class_names)
 
 
 def changed(before, after):
@@ -75,7 +75,7 @@ def test_weights_and_metadata_come_back_as_they_were_written(tmp_path):
         optimizer={"lr": 0.1, "nesterov": False, "foreach": None},
     )
     save_weights(tmp_path / "w", Weights(arrays, {"stem.bn.mean": np.zeros(2)}, described, {"a": np.ones(1)}))
-    params, batch_stats, again, momentum = load_weights(tmp_path / "w")
+    params, batch_stats, again, momentum, _ = load_weights(tmp_path / "w")
     assert again == described
     assert changed(arrays, params) == set()
     assert (set(params), set(batch_stats), set(momentum)) == (set(arrays), {"stem.bn.mean"}, {"a"})
@@ -162,12 +162,13 @@ def test_heads_of_other_classes_keep_initial_values_and_are_named(saved):
     folder, arrays = saved
     ours = network(num_classes=4)
     initial = get_arrays(ours)
-    _, line = adopt(ours, folder / "whole")
+    _, line, classes = adopt(ours, folder / "whole", "abcd")
     heads = {name for name in initial if name.endswith(("fc.kernel", "fc.bias"))}
     assert len(heads) == 6
     after = get_arrays(ours)
     assert changed(initial | {n: a for n, a in arrays.items() if n not in heads}, after) == set()
     assert all(name in line for name in [*heads, "64x4", "64x10"])
+    assert "classes" in classes
 
 
 @pytest.mark.parametrize("branches", OTHERS.values(), ids=OTHERS)
