@@ -4,6 +4,7 @@ from dks_jax.weights.folder import METADATA, Weights, save_weights
 from dks_jax.weights.loading import (
     adopt_progress,
     adopt_weights,
+    find_start,
     find_weights,
     load_network,
     load_weights,
@@ -18,6 +19,7 @@ __all__ = [
     "Weights",
     "adopt_progress",
     "adopt_weights",
+    "find_start",
     "find_weights",
     "load_network",
     "load_weights",

@@ -60,8 +60,8 @@ def save_weights(folder: Path, weights: Weights) -> None:
     arrays = jax.device_get(arrays)
     require_room(folder.parent, arrays)
     with atomic_write(folder) as partial:
-        with _checkpointer() as checkpointer:
-            checkpointer.save(partial.resolve(), arrays)
+        with checkpointer() as writer:
+            writer.save(partial.resolve(), arrays)
         description = {**weights.metadata.to_json(), "files": checksums(partial)}
         (partial / METADATA).write_text(json.dumps(description, indent=2) + "\n")
 
@@ -82,14 +82,14 @@ def load_folder(folder: Path) -> Weights:
         problem = f"{METADATA} is broken"
     if problem:
         raise InputError(f"The weights in {folder} are damaged: {problem}; put a copy back.")
-    with _checkpointer() as checkpointer:
-        arrays = checkpointer.restore(folder.resolve())
+    with checkpointer() as reader:
+        arrays = reader.restore(folder.resolve())
     has_branches = any(name.startswith("branches.") for name in arrays["params"])
     metadata = from_json(fields, has_branches=has_branches)
     return Weights(arrays["params"], arrays["batch_stats"], metadata, arrays.get("momentum"))
 
 
-def _checkpointer() -> ocp.StandardCheckpointer:
+def checkpointer() -> ocp.StandardCheckpointer:
     """A checkpointer that does not wait for the other processes of a job."""
     own = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(),

@@ -8,6 +8,7 @@ from dks_jax.models import build
 from dks_jax.nn import Arrays, get_arrays, get_params, set_arrays
 from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import DeeplySupervised
+from dks_jax.weights import run_checkpoint
 from dks_jax.weights.folder import METADATA, Weights, load_folder
 from dks_jax.weights.heads import in_head, take_classes
 from dks_jax.weights.metadata import Metadata
@@ -37,12 +38,33 @@ def find_weights(path: Path) -> Path:
     raise InputError(f"{path} holds no weights: there is no {METADATA}; give {accepted}.")
 
 
+def find_start(path: Path, *, optimizer: bool) -> Path:
+    """Finds what a training may start from: what `find_weights` finds, or the last checkpoint of a run.
+
+    Args:
+      path: also the workdir of an unfinished run, or its folder of checkpoints.
+      optimizer: whether the momentum is wanted too, which a run keeps in its checkpoints alone.
+
+    Raises:
+      InputError: there are no weights, or all checkpoints are damaged.
+    """
+    path = path.expanduser()
+    has_weights = (path / "weights" / METADATA).is_file()
+    checkpoint = None if has_weights and not optimizer else run_checkpoint.find(path)
+    return checkpoint or find_weights(path)
+
+
 def load_weights(path: Path) -> Weights:
     """Loads the weights from a folder, the workdir of a finished run or a PyTorch checkpoint.
+
+    A path that `find_start` has found may also be a checkpoint of a run.
 
     Raises:
       InputError: there are no weights, or they are damaged or of an unknown network.
     """
+    path = path.expanduser()
+    if run_checkpoint.is_checkpoint(path):
+        return run_checkpoint.load(path)
     path = find_weights(path)
     return read_checkpoint(path) if path.is_file() else load_folder(path)
 
@@ -169,8 +191,8 @@ def adopt_progress(
     momentum, epoch = weights.momentum, weights.metadata.epoch
     if momentum is None or epoch is None:
         raise InputError(
-            "`init_optimizer` must be False unless `init_weights` names a training checkpoint of a wide "
-            "ResNet in the released format, which alone has epoch and momentum; "
+            "`init_optimizer` must be False unless `init_weights` names the workdir of a run with its "
+            "checkpoints, or a training checkpoint of a wide ResNet in the released format; "
             f"{origin} has {'no epoch' if epoch is None else 'no momentum'}."
         )
     momentum = take_classes(momentum, _match_classes(weights, class_names)[0])
