@@ -1,14 +1,18 @@
 """Converts weights between PyTorch and this library, exactly and in both directions.
 
-    python tools/convert_pytorch.py import [--model NAME] --torch FILE --weights DIR [--check [IMAGE ...]]
+    python tools/convert_pytorch.py import [--model NAME] [--entry NAME] [--classes TEXTFILE]
+        --torch FILE --weights DIR [--check [IMAGE ...]]
     python tools/convert_pytorch.py export --weights DIR --torch FILE [--branches | --drop_branches]
         [--check [IMAGE ...]]
 
 Supported are resnet18, 34, 50, 101 and 152 with the layer names of torchvision, with or without the branches
 of DHM, and wide_resnet as released with DKS, whose training checkpoint includes branches and optimizer. FILE
-is a .safetensors file, or a .pth, .pt or .pt7 file with a state dict, either bare or under `state_dict`,
-`model` or `params`, with or without the prefix `module.`. The network is recognised by the names and shapes
-of its arrays. Nothing in a file is executed, and a file that does not fit in every array is refused.
+is a .safetensors file, or one of torch.save with a state dict, either bare or as an entry of any name.
+Prefixes that all names share, e.g. `module.`, are taken off. The network is recognised by the names and
+shapes of its arrays. Nothing in a file is executed, and a file that does not fit in every array is refused.
+
+Names of the classes, mean and deviation in FILE are used; --classes gives the names, one per line in the
+order of the labels.
 
 An export of a run contains the plain backbone, and with --branches its published branches too. An export of
 imported weights contains all that was imported, or with --drop_branches only the backbone.
@@ -36,7 +40,7 @@ from dks_jax.inference.prediction import find_images
 from dks_jax.models import Preprocessing
 from dks_jax.reporting.tables import markdown_table
 from dks_jax.runtime.devices import Devices
-from dks_jax.runtime.errors import InputError
+from dks_jax.runtime.errors import InputError, printable
 from dks_jax.runtime.files import require_writable
 from dks_jax.weights import (
     METADATA,
@@ -45,11 +49,12 @@ from dks_jax.weights import (
     load_network,
     load_weights,
     read_checkpoint,
+    require_head,
     save_weights,
+    state_dicts,
     torch_files,
     write_checkpoint,
 )
-from dks_jax.weights.torch_weights import state_dict
 
 DIRECTIONS = ("import", "export")
 BATCH = 8
@@ -80,6 +85,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model", choices=models.NETWORKS, metavar="NAME", help="e.g. resnet50 or wide_resnet; import only"
     )
+    parser.add_argument(
+        "--entry",
+        metavar="NAME",
+        help="the entry of FILE that holds the state dict, if it has several; import only",
+    )
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="TEXTFILE",
+        help="the names of the classes, one per line in the order of the labels; import only",
+    )
     branches = parser.add_mutually_exclusive_group()
     branches.add_argument(
         "--branches", action="store_true", help="export the branches of a run too; export only"
@@ -94,8 +110,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="run these images, or random ones, through PyTorch and this library, and compare",
     )
     arguments = parser.parse_args(argv)
-    for other in ("branches", "drop_branches") if arguments.direction == "import" else ("model",):
-        if getattr(arguments, other):
+    foreign = {"import": ("branches", "drop_branches"), "export": ("model", "entry", "classes")}
+    for other in foreign[arguments.direction]:
+        if getattr(arguments, other) not in (None, False):
             raise InputError(f"`--{other}` must not be given with {arguments.direction}.")
     if arguments.check:
         arguments.check = find_images(arguments.check)
@@ -114,16 +131,44 @@ def import_weights(arguments: argparse.Namespace) -> None:
         raise InputError(
             f"`--weights` must name a new folder, or a folder of weights to replace; {target} is neither."
         )
-    weights = read_checkpoint(arguments.torch, arguments.model)
+    weights = read_checkpoint(arguments.torch, arguments.model, arguments.entry)
+    require_head(weights, arguments.torch)
+    if arguments.classes:
+        names = read_classes(arguments.classes, len(weights.metadata.class_names))
+        weights = weights._replace(metadata=weights.metadata.replace(class_names=names))
     target.parent.mkdir(parents=True, exist_ok=True)
     save_weights(target, weights)
-    print(f"{describe(weights)}\nweights in {target}")
+    print("\n".join([*weights.remarks, describe(weights), f"weights in {target}"]))
+
+
+def read_classes(file: Path, count: int) -> tuple[str, ...]:
+    """Reads the names of `count` classes, one per line in UTF-8; empty lines are passed over.
+
+    Raises:
+      InputError: the file is absent or no text, or does not hold as many different names.
+    """
+    try:
+        lines = file.expanduser().read_text("utf-8-sig").split("\n")
+    except FileNotFoundError as error:
+        raise InputError(f"`--classes` must name a text file; {file} is absent.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"`--classes` must name a text file in UTF-8; {file} is none.") from error
+    names = tuple(name for line in lines if (name := line.strip()))
+    if len(names) != count:
+        raise InputError(
+            f"`--classes` must name a file with the {count} classes of the network, one per line; {file} has "
+            f"{len(names)}."
+        )
+    if twins := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"The names in {file} must differ; {printable(twins[0])} is there more than once.")
+    return names
 
 
 def export_weights(arguments: argparse.Namespace) -> None:
     """Converts a folder of weights to a PyTorch checkpoint."""
     file = arguments.torch
     require_writable(file, "--torch")
+    torch_files.require_ending(file)
     weights = load_weights(arguments.weights)
     if not _keeps_branches(arguments, weights.metadata):
         weights = weights.without_branches()
@@ -153,7 +198,8 @@ def check(arguments: argparse.Namespace) -> None:
     if not _keeps_branches(arguments, metadata):
         network = network.drop_branches()
     content = torch_files.read(arguments.torch)
-    tensors = {name: tensor.stored.float() for name, tensor in state_dict(content, arguments.torch).items()}
+    found = state_dicts.find(content, arguments.torch, arguments.entry)
+    tensors = {name: tensor.stored.float() for name, tensor in found.tensors.items()}
     mean, std = metadata.preprocessing.mean, metadata.preprocessing.std
     pixels = read_images(arguments.check, metadata.preprocessing)
     devices = Devices(batches_per_call=1)

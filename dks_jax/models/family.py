@@ -88,7 +88,8 @@ class TorchFormat(NamedTuple):
     """The format of a family's PyTorch checkpoints, in particular the names of the arrays.
 
     recognise: function from the names and shapes of a checkpoint's arrays to the network; None if the network
-      is not of the family. It looks at a few of the names, and the others are checked later.
+      is not of the family. It looks at a few of the names, and the others are checked later. An odd or absent
+      stem or head is no reason for None; without any head `num_classes` is 0.
     rules: pairs (pattern, replacement) for the start of a name without its last part; the first match counts.
     replacements: pairs (pattern, replacement) for any part of such a name, all of which apply afterwards.
     order: the parts of PyTorch names in the order in which PyTorch lists them.
@@ -108,6 +109,18 @@ class TorchFormat(NamedTuple):
     bare: bool = False
     counters: bool = True
     training: bool = False
+
+
+def count_classes(shapes: Mapping[str, Shape]) -> int:
+    """The number of classes by the last matrix of a checkpoint's heads, e.g. fc.weight; 0 without a head."""
+    heads = [shape for name, shape in shapes.items() if "fc" in name.split(".")[0] and len(shape) == 2]
+    return heads[-1][0] if heads else 0
+
+
+def count_channels(shapes: Mapping[str, Shape], stem: str) -> int:
+    """The number of channels of the images by the first kernel of a checkpoint's stem; 3 without any."""
+    kernels = [shape for name, shape in shapes.items() if name.startswith(stem) and len(shape) == 4]
+    return kernels[0][1] if kernels else 3
 
 
 class Family(NamedTuple):

@@ -19,7 +19,18 @@ from typing import NamedTuple
 import jax
 from flax import nnx
 
-from dks_jax.models.family import Backbone, Family, Layers, Network, Part, Preprocessing, Shape, TorchFormat
+from dks_jax.models.family import (
+    Backbone,
+    Family,
+    Layers,
+    Network,
+    Part,
+    Preprocessing,
+    Shape,
+    TorchFormat,
+    count_channels,
+    count_classes,
+)
 from dks_jax.nn.layers import BatchNorm, Conv, Linear, Stage, max_pool
 from dks_jax.supervision import BranchSpec
 
@@ -177,7 +188,7 @@ def recognise(shapes: Mapping[str, Shape]) -> Network | None:
         if (recipe.bottleneck, recipe.backbone) == found:
             published = branches(recipe) if any("_head" in name for name in shapes) else ()
             model = {"name": f"resnet{depth}"}
-            return Network(model, published, shapes["fc.weight"][0], shapes["conv1.weight"][1])
+            return Network(model, published, count_classes(shapes), count_channels(shapes, "conv1"))
     return None
 
 

@@ -18,7 +18,18 @@ import jax
 from flax import nnx
 
 from dks_jax.config import Field
-from dks_jax.models.family import Backbone, Family, Layers, Network, Part, Preprocessing, Shape, TorchFormat
+from dks_jax.models.family import (
+    Backbone,
+    Family,
+    Layers,
+    Network,
+    Part,
+    Preprocessing,
+    Shape,
+    TorchFormat,
+    count_channels,
+    count_classes,
+)
 from dks_jax.nn.layers import BatchNorm, Conv, Linear, Stage
 from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import BranchSpec
@@ -132,7 +143,7 @@ def recognise(shapes: Mapping[str, Shape]) -> Network | None:
         return None
     released = branches(**sizes) if any(name.startswith("ep") for name in shapes) else ()
     model = {"name": "wide_resnet", **sizes, "dropout": 0.0}
-    return Network(model, released, shapes["fc.weight"][0], shapes["conv0"][1])
+    return Network(model, released, count_classes(shapes), count_channels(shapes, "conv0"))
 
 
 # Names as in the checkpoints released with DKS, where the branches are `ep1_*` and `ep2_*`.

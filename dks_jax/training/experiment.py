@@ -20,7 +20,7 @@ from dks_jax.supervision import BranchSpec, DeeplySupervised
 from dks_jax.synergy import objective, teaching_matrix
 from dks_jax.training import optimizers
 from dks_jax.training.steps import Steps
-from dks_jax.weights import Metadata, adopt_progress, adopt_weights, find_weights, load_weights
+from dks_jax.weights import Metadata, adopt_progress, adopt_weights, find_start, load_weights
 
 
 class Experiment(NamedTuple):
@@ -63,7 +63,9 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
     teaching_matrix(resolve(config).teaches, len(branches) + 1)
     if config.init_optimizer and not config.init_weights:
         raise InputError("`init_optimizer` must be False where `init_weights` is empty; got True.")
-    init_weights = find_weights(Path(config.init_weights)) if config.init_weights and not resumed else None
+    init_weights = None
+    if config.init_weights and not resumed:
+        init_weights = find_start(Path(config.init_weights), optimizer=config.init_optimizer)
     weights = load_weights(init_weights) if init_weights else None
     devices = Devices(deterministic=config.deterministic)
     channels = weights.metadata.preprocessing.channels if weights else 0
@@ -86,9 +88,9 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
     description = _describe(config, images, network, branches, feeds[0].steps_per_epoch)
     first_epoch, momentum = 0, None
     if init_weights and weights:
-        description += adopt_weights(network, weights, init_weights)
+        description += adopt_weights(network, weights, init_weights, images.class_names)
         if config.init_optimizer:
-            momentum, first_epoch = adopt_progress(network, weights, init_weights)
+            momentum, first_epoch = adopt_progress(network, weights, init_weights, images.class_names)
             if first_epoch >= config.epochs:
                 raise InputError(
                     f"`epochs` must be above {first_epoch}, the epochs that {init_weights} was trained for; "

@@ -1,7 +1,15 @@
 """Weights on disk, as folders of this library or PyTorch checkpoints, and the networks they belong to."""
 
 from dks_jax.weights.folder import METADATA, Weights, save_weights
-from dks_jax.weights.loading import adopt_progress, adopt_weights, find_weights, load_network, load_weights
+from dks_jax.weights.loading import (
+    adopt_progress,
+    adopt_weights,
+    find_start,
+    find_weights,
+    load_network,
+    load_weights,
+    require_head,
+)
 from dks_jax.weights.metadata import Metadata
 from dks_jax.weights.torch_weights import read_checkpoint, write_checkpoint
 
@@ -11,10 +19,12 @@ __all__ = [
     "Weights",
     "adopt_progress",
     "adopt_weights",
+    "find_start",
     "find_weights",
     "load_network",
     "load_weights",
     "read_checkpoint",
+    "require_head",
     "save_weights",
     "write_checkpoint",
 ]

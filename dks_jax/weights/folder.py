@@ -29,12 +29,14 @@ class Weights(NamedTuple):
     batch_stats: running statistics.
     metadata: description of the network, its classes and its input.
     momentum: momentum of the optimizer for every parameter; None where it was not kept.
+    remarks: sentences that say what was assumed or chosen when the weights were read; they are not saved.
     """
 
     params: Named
     batch_stats: Named
     metadata: Metadata
     momentum: Named | None = None
+    remarks: tuple[str, ...] = ()
 
     def without_branches(self) -> "Weights":
         """The weights of the plain backbone, without momentum, since momentum is of the entire network."""
@@ -42,6 +44,7 @@ class Weights(NamedTuple):
             backbone_only(self.params),
             backbone_only(self.batch_stats),
             self.metadata.replace(branches=()),
+            remarks=self.remarks,
         )
 
 
@@ -57,8 +60,8 @@ def save_weights(folder: Path, weights: Weights) -> None:
     arrays = jax.device_get(arrays)
     require_room(folder.parent, arrays)
     with atomic_write(folder) as partial:
-        with _checkpointer() as checkpointer:
-            checkpointer.save(partial.resolve(), arrays)
+        with checkpointer() as writer:
+            writer.save(partial.resolve(), arrays)
         description = {**weights.metadata.to_json(), "files": checksums(partial)}
         (partial / METADATA).write_text(json.dumps(description, indent=2) + "\n")
 
@@ -79,14 +82,14 @@ def load_folder(folder: Path) -> Weights:
         problem = f"{METADATA} is broken"
     if problem:
         raise InputError(f"The weights in {folder} are damaged: {problem}; put a copy back.")
-    with _checkpointer() as checkpointer:
-        arrays = checkpointer.restore(folder.resolve())
+    with checkpointer() as reader:
+        arrays = reader.restore(folder.resolve())
     has_branches = any(name.startswith("branches.") for name in arrays["params"])
     metadata = from_json(fields, has_branches=has_branches)
     return Weights(arrays["params"], arrays["batch_stats"], metadata, arrays.get("momentum"))
 
 
-def _checkpointer() -> ocp.StandardCheckpointer:
+def checkpointer() -> ocp.StandardCheckpointer:
     """A checkpointer that does not wait for the other processes of a job."""
     own = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(),

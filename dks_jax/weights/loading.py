@@ -1,13 +1,16 @@
 """Loading of weights from a folder, the workdir of a finished run or a PyTorch checkpoint."""
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from dks_jax.data.classes import match_heads
 from dks_jax.models import build
 from dks_jax.nn import Arrays, get_arrays, get_params, set_arrays
 from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import DeeplySupervised
+from dks_jax.weights import run_checkpoint
 from dks_jax.weights.folder import METADATA, Weights, load_folder
+from dks_jax.weights.heads import in_head, take_classes
 from dks_jax.weights.metadata import Metadata
 from dks_jax.weights.torch_weights import read_checkpoint
 
@@ -35,12 +38,33 @@ def find_weights(path: Path) -> Path:
     raise InputError(f"{path} holds no weights: there is no {METADATA}; give {accepted}.")
 
 
+def find_start(path: Path, *, optimizer: bool) -> Path:
+    """Finds what a training may start from: what `find_weights` finds, or the last checkpoint of a run.
+
+    Args:
+      path: also the workdir of an unfinished run, or its folder of checkpoints.
+      optimizer: whether the momentum is wanted too, which a run keeps in its checkpoints alone.
+
+    Raises:
+      InputError: there are no weights, or all checkpoints are damaged.
+    """
+    path = path.expanduser()
+    has_weights = (path / "weights" / METADATA).is_file()
+    checkpoint = None if has_weights and not optimizer else run_checkpoint.find(path)
+    return checkpoint or find_weights(path)
+
+
 def load_weights(path: Path) -> Weights:
     """Loads the weights from a folder, the workdir of a finished run or a PyTorch checkpoint.
+
+    A path that `find_start` has found may also be a checkpoint of a run.
 
     Raises:
       InputError: there are no weights, or they are damaged or of an unknown network.
     """
+    path = path.expanduser()
+    if run_checkpoint.is_checkpoint(path):
+        return run_checkpoint.load(path)
     path = find_weights(path)
     return read_checkpoint(path) if path.is_file() else load_folder(path)
 
@@ -53,9 +77,10 @@ def load_network(path: str | Path, *, branches: bool = True) -> tuple[DeeplySupe
       branches: whether to keep the auxiliary classifiers of the weights.
 
     Raises:
-      InputError: as for `load_weights`, or the metadata do not describe the weights.
+      InputError: as for `load_weights`, or the weights have no head, or the metadata do not describe them.
     """
     weights = load_weights(Path(path))
+    require_head(weights, Path(path))
     if not branches:
         weights = weights.without_branches()
     network = build(**weights.metadata.network._asdict(), seed=0)
@@ -64,19 +89,32 @@ def load_network(path: str | Path, *, branches: bool = True) -> tuple[DeeplySupe
     return network, weights.metadata
 
 
-def adopt_weights(network: DeeplySupervised, weights: Weights, origin: Path) -> list[str]:
+def require_head(weights: Weights, path: Path) -> None:
+    """Raises InputError if weights are of a backbone alone, which gives no logits."""
+    if not weights.metadata.class_names:
+        raise InputError(
+            f"The weights must have a head to be used; those in {path} have none: fine-tune them first, by "
+            f"--config.init_weights={path}."
+        )
+
+
+def adopt_weights(
+    network: DeeplySupervised, weights: Weights, origin: Path, class_names: Sequence[str]
+) -> list[str]:
     """Copies weights into a network as far as they fit, e.g. to fine-tune on other classes.
 
-    Heads of another shape keep their initial values, and so do all branches unless the weights have branches
-    of the same form.
+    The rows of the heads go by the names of the classes, and by place where names are unknown. Heads of other
+    classes keep their initial values, and so do all branches unless the weights have branches of the same
+    form.
 
     Args:
       network: the network, which is changed in place.
       weights: the weights to copy.
       origin: path of the weights, for messages.
+      class_names: names of the classes of the network in label order.
 
     Returns:
-      Lines that say which arrays were copied and which keep their initial values.
+      Lines that say which arrays were copied, which keep their initial values, and what was assumed.
 
     Raises:
       InputError: the stem or a stage differs.
@@ -86,12 +124,14 @@ def adopt_weights(network: DeeplySupervised, weights: Weights, origin: Path) -> 
         kind = "other ones" if weights.metadata.branches else "none"
         lines = [f"all branches start with initial values, since the weights have {kind}"]
         weights = weights.without_branches()
+    rows, assumed = _match_classes(weights, class_names)
     given = weights.params | weights.batch_stats
-    taken = {name: array for name, array in given.items() if name in own and array.shape == own[name].shape}
+    fitting = take_classes(given, rows)
+    taken = {name: array for name, array in fitting.items() if name in own and array.shape == own[name].shape}
     initial = [n for n in own if n not in taken and not (lines and n.startswith("branches."))]
     unused = [name for name in given if name not in own]
-    wrong = [name for name in initial if not _in_head(name)]
-    wrong += [name for name in unused if not (_in_head(name) or name.startswith("branches."))]
+    wrong = [name for name in initial if not in_head(name)]
+    wrong += [name for name in unused if not (in_head(name) or name.startswith("branches."))]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise InputError(
@@ -104,9 +144,19 @@ def adopt_weights(network: DeeplySupervised, weights: Weights, origin: Path) -> 
     if initial:
         described = ", ".join(_difference(name, given, own) for name in initial)
         lines.append(f"these start with initial values: {described}")
+    lines += [*assumed, *weights.remarks]
     if unused:
         lines.append(f"left out: {len(unused)} arrays that the network does not have, e.g. {unused[0]}")
     return lines
+
+
+def _match_classes(weights: Weights, class_names: Sequence[str]) -> tuple[list[int] | None, list[str]]:
+    """The rows of the heads for the classes of a network, None for initial values, and what was assumed."""
+    given = weights.metadata.class_names
+    if not given:
+        return None, ["the heads start with initial values, since the weights have none"]
+    rows, assumed = match_heads(given, class_names)
+    return rows, [assumed] if assumed else []
 
 
 def _same_branches(network: DeeplySupervised, own: Arrays, weights: Weights) -> bool:
@@ -120,15 +170,19 @@ def _same_branches(network: DeeplySupervised, own: Arrays, weights: Weights) -> 
         {
             name: array.shape
             for name, array in arrays.items()
-            if name.startswith("branches.") and not _in_head(name)
+            if name.startswith("branches.") and not in_head(name)
         }
         for arrays in (own, given)
     )
     return shapes == given_shapes
 
 
-def adopt_progress(network: DeeplySupervised, weights: Weights, origin: Path) -> tuple[Arrays, int]:
+def adopt_progress(
+    network: DeeplySupervised, weights: Weights, origin: Path, class_names: Sequence[str]
+) -> tuple[Arrays, int]:
     """The momentum and the number of epochs that were saved with weights, to continue their training.
+
+    The rows of the heads go by classes as in `adopt_weights`, to which the arguments belong.
 
     Raises:
       InputError: one of them is absent, or the momentum is not of exactly the parameters of the network.
@@ -137,10 +191,11 @@ def adopt_progress(network: DeeplySupervised, weights: Weights, origin: Path) ->
     momentum, epoch = weights.momentum, weights.metadata.epoch
     if momentum is None or epoch is None:
         raise InputError(
-            "`init_optimizer` must be False unless `init_weights` names a training checkpoint of a wide "
-            "ResNet in the released format, which alone has epoch and momentum; "
+            "`init_optimizer` must be False unless `init_weights` names the workdir of a run with its "
+            "checkpoints, or a training checkpoint of a wide ResNet in the released format; "
             f"{origin} has {'no epoch' if epoch is None else 'no momentum'}."
         )
+    momentum = take_classes(momentum, _match_classes(weights, class_names)[0])
     if own != {name: array.shape for name, array in momentum.items()}:
         raise InputError(
             "`init_optimizer` must be False unless the network is exactly that of `init_weights`; "
@@ -148,10 +203,6 @@ def adopt_progress(network: DeeplySupervised, weights: Weights, origin: Path) ->
             "training."
         )
     return momentum, epoch
-
-
-def _in_head(name: str) -> bool:
-    return re.match(r"(branches\.\d+\.)?head\.", name) is not None
 
 
 def _difference(name: str, given: Arrays, own: Arrays) -> str:

@@ -6,7 +6,7 @@ In this library torch and safetensors are imported only here, and inside functio
 import io
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,10 @@ import numpy as np
 
 from dks_jax.runtime.errors import InputError, first_line, printable
 from dks_jax.runtime.files import atomic_write
+from dks_jax.weights import inert
+
+# File endings of the format of torch.save; the other format is .safetensors.
+TORCH_ENDINGS = (".pth", ".pt", ".pt7", ".bin", ".ckpt", ".tar")
 
 
 class Tensor(NamedTuple):
@@ -57,11 +61,13 @@ class Tensor(NamedTuple):
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Reads the dictionary in a .pth, .pt, .pt7 or .safetensors file, with every tensor as a `Tensor`.
+    """Reads the dictionary in a file of torch.save, or in one that ends in .safetensors.
+
+    Tensors come as `Tensor`, NumPy's numbers and arrays as such, and objects of other classes as `Inert`.
 
     Raises:
       InputError: torch or safetensors is not installed; or the file is absent or damaged, is not a dictionary
-        or refers to anything but tensors and plain values.
+        or refers to code that no training script saves.
     """
     _require("torch")
     if file.suffix == ".safetensors":
@@ -83,6 +89,11 @@ def read(file: Path) -> dict[str, Any]:
             f"{file} cannot be read as a PyTorch checkpoint of tensors ({_reason(error)}): give a file that "
             "holds a state dict, e.g. of torch.save(model.state_dict(), FILE), whole and unchanged."
         ) from error
+    if isinstance(content, inert.Inert):
+        raise InputError(
+            f"{file} must hold a dictionary of tensors; it holds a whole object, e.g. of torch.save(model), "
+            "whose code is not run: save its state dict, by torch.save(model.state_dict(), FILE)."
+        )
     if not isinstance(content, dict):
         raise InputError(
             f"{file} must hold a dictionary of tensors; it holds a {type(content).__name__}: save the state "
@@ -91,14 +102,27 @@ def read(file: Path) -> dict[str, Any]:
     return content
 
 
+def require_ending(file: Path) -> None:
+    """Raises InputError unless the name of a file ends as that of a format which `write` writes."""
+    if file.suffix != ".safetensors" and file.suffix not in TORCH_ENDINGS:
+        raise InputError(
+            f"A PyTorch checkpoint must be named .safetensors, or for the format of torch.save "
+            f"{', '.join(TORCH_ENDINGS[:-1])} or {TORCH_ENDINGS[-1]}; got {file.name}."
+        )
+
+
 def write(file: Path, content: Mapping[str, Any]) -> None:
     """Writes a dictionary, with NumPy arrays as tensors; `file` appears once it is complete.
 
     Args:
-      file: path of the file. If it ends in .safetensors, the content must be a flat dictionary of arrays; any
-        other name gives the format of torch.save.
+      file: path of the file. If it ends in .safetensors, the content must be a flat dictionary of arrays; the
+        endings of TORCH_ENDINGS give the format of torch.save.
       content: dictionary of arrays, plain values and further dictionaries.
+
+    Raises:
+      InputError: torch or safetensors is not installed, or the file has another ending.
     """
+    require_ending(file)
     _require("torch")
     import torch
 
@@ -126,23 +150,19 @@ def _load(file: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(file)
-        # torch writes checksums but does not verify them.
+        names: Iterable[str] = inert.USUAL
         if zipfile.is_zipfile(file):
+            # torch writes checksums but does not verify them.
             with zipfile.ZipFile(file) as archive:
                 if changed := archive.testzip():
                     raise ValueError(f"{changed} has changed since it was written")
-        # Many training checkpoints hold NumPy numbers, e.g. the best accuracy.
-        harmless = [
-            np.dtype,
-            *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
-            np.float64(0).__reduce__()[0],
-        ]
-        with torch.serialization.safe_globals(harmless):
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(str(file))
+        with torch.serialization.safe_globals(inert.stand_ins(names)):
             return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _wrap(value: Any, wrapped: dict[int, Any]) -> Any:
-    """Wraps the tensors in nested dictionaries; `wrapped` holds finished ones, which a file may repeat."""
+    """Wraps the tensors and arrays in nested dictionaries; `wrapped` holds finished ones, which may recur."""
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -152,7 +172,7 @@ def _wrap(value: Any, wrapped: dict[int, Any]) -> Any:
             # A file can replace the method `items` of its dictionary by an attribute.
             wrapped[id(value)] = {key: _wrap(inner, wrapped) for key, inner in dict.items(value)}
         return wrapped[id(value)]
-    return value
+    return value.values if isinstance(value, inert.PickledArray) else value
 
 
 def _tensors(value: Any) -> Any:
@@ -183,7 +203,9 @@ def _require(package: str) -> None:
 
 def _reason(error: Exception) -> str:
     # torch uses these words for a file that refers to code; its message continues with how to trust a file.
-    if any(words in str(error) for words in ("GLOBAL", "call reduce", "Can only", "TorchScript")):
+    if any(
+        words in str(error) for words in ("GLOBAL", "call reduce", "Can only", "torchscript", "TorchScript")
+    ):
         return "it refers to code, which is not run"
     said = first_line(error).partition(". ")[0]
     return f"it is damaged or of another format: {type(error).__name__}: {printable(said, 100)}"

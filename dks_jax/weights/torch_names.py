@@ -72,7 +72,8 @@ def _to_torch(ndim: int) -> Shape:
 def recognise(shapes: Mapping[str, Shape]) -> Network | None:
     """Recognises the network of a checkpoint by the names and shapes of its arrays; None if it is unknown.
 
-    Only a few of the names are looked at, so the others may still be wrong.
+    Only a few of the names are looked at, so the others may still be wrong. The network has 0 classes where
+    there is no head.
     """
     for family in NETWORKS.values():
         if family.torch is None:
@@ -82,6 +83,6 @@ def recognise(shapes: Mapping[str, Shape]) -> Network | None:
         except (KeyError, IndexError, InputError):
             continue
         # A small file can claim sizes for which it does not hold the values.
-        if network and all(1 <= size <= LARGEST for size in (network.num_classes, network.channels)):
+        if network and 0 <= network.num_classes <= LARGEST and 1 <= network.channels <= LARGEST:
             return network
     return None

@@ -1,8 +1,8 @@
 """Conversion of weights from and to PyTorch checkpoints, exact in both directions.
 
-A checkpoint is a state dict, either bare or inside a training checkpoint, or it has the format released with
-DKS: {"params": {flat name: tensor}, "epoch": number of epochs, "optimizer": state dict}. A file that does not
-fit in every array is refused.
+A checkpoint is a state dict, either bare or an entry of a training checkpoint (`state_dicts`), or it has the
+format released with DKS: {"params": {flat name: tensor}, "epoch": number of epochs, "optimizer": state dict}.
+A file that does not fit in every array is refused; a backbone may lack its head.
 """
 
 from collections.abc import Mapping
@@ -17,46 +17,48 @@ from dks_jax.config import COUNT_LIMIT, PUBLISHED
 from dks_jax.data.imagenet_classes import wordnet_ids
 from dks_jax.models import Network, TorchFormat
 from dks_jax.runtime.errors import InputError, printable
-from dks_jax.weights import torch_files, torch_names
+from dks_jax.weights import descriptions, state_dicts, torch_files, torch_names
 from dks_jax.weights.folder import Named, Weights
+from dks_jax.weights.heads import in_head
 from dks_jax.weights.metadata import Metadata
+from dks_jax.weights.state_dicts import listing
 from dks_jax.weights.torch_files import Tensor
 
-# Keys under which a training checkpoint may hold its state dict.
-CONTAINERS = ("state_dict", "model", "params")
-LISTED = 5
 ARRAY_TYPES = ("float32", "float16", "bfloat16", "float64")
 COUNTER_TYPES = ("int64", "int32")
 
 
-def read_checkpoint(file: Path, model: str | None = None) -> Weights:
+def read_checkpoint(file: Path, model: str | None = None, entry: str | None = None) -> Weights:
     """Reads the weights of a PyTorch checkpoint, with its branches and its optimizer.
 
+    Weights of a backbone without a head have no class names.
+
     Args:
-      file: a .pth, .pt, .pt7 or .safetensors file, whose names may start with "module.".
+      file: a file of torch.save, or one that ends in .safetensors.
       model: name of the network, e.g. "resnet50" or "wide_resnet"; None to recognise it.
+      entry: name of the entry that holds the state dict; None to find it.
 
     Raises:
       InputError: the file cannot be read, or does not fit the network; the message lists the arrays that are
         missing, unexpected, misshapen or not finite.
     """
     content = torch_files.read(file)
-    tensors = state_dict(content, file)
-    network = torch_names.recognise({name: value.shape for name, value in tensors.items()})
-    if network is None or model not in (None, network.model["name"]):
-        found = f"a {network.model['name']}" if network else "none that is known"
-        wanted = model or f"one of {', '.join(models.NETWORKS)}"
-        own_names = _listing([printable(name) for name in tensors])
+    found = state_dicts.find(content, file, entry)
+    network, tensors = found.network, found.tensors
+    if model not in (None, network.model["name"]):
         raise InputError(
-            f"{file} must hold a checkpoint of {wanted}; by its names and shapes ({own_names}) it is {found}."
+            f"{file} must hold a checkpoint of {model}; by its names and shapes "
+            f"({listing(map(printable, tensors))}) it is of {network.model['name']}."
         )
     table = torch_table(network)
-    own = models.shapes(network)
-    arrays, counters = _fit(file, network, table, tensors, own)
-    params = {name: arrays[name] for name in own if not name.endswith((".mean", ".var"))}
-    batch_stats = {name: arrays[name] for name in own if name not in params}
-    weights = Weights(params, batch_stats, _metadata(network, table, counters))
-    return _with_progress(file, weights, content, list(tensors), table) if table.training else weights
+    arrays, counters = _fit(file, network, table, tensors)
+    statistics = {name: array for name, array in arrays.items() if name.endswith((".mean", ".var"))}
+    params = {name: array for name, array in arrays.items() if name not in statistics}
+    metadata, remarks = _metadata(network, table, counters, content)
+    weights = Weights(params, statistics, metadata, remarks=(*found.remarks, *remarks))
+    # The optimizer is that of the weights themselves, not of their averages.
+    trained = table.training and not found.averaged
+    return _with_progress(file, weights, content, list(tensors), table) if trained else weights
 
 
 def torch_table(network: Network) -> TorchFormat:
@@ -118,43 +120,8 @@ def _require_network(network: Network, arrays: Named) -> None:
         )
 
 
-def state_dict(content: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, without the prefix "module." that DataParallel adds.
-
-    Args:
-      content: the dictionary of the file, as `torch_files.read` returns it.
-      file: path of the file, for error messages.
-
-    Raises:
-      InputError: there are no tensors, or there are other values among them.
-    """
-    found = content
-    for container in CONTAINERS:
-        if isinstance(content.get(container), Mapping):
-            found = content[container]
-            break
-    odd = [
-        printable(name) if isinstance(name, str) else f"a name of type {type(name).__name__}"
-        for name, value in found.items()
-        if not (isinstance(name, str) and isinstance(value, Tensor))
-    ]
-    if odd or not found:
-        what = f"besides tensors {_listing(odd)}" if odd else "nothing"
-        raise InputError(
-            f"{file} must hold tensors by name, at the top level or under one of "
-            f"{', '.join(CONTAINERS)}; it holds {what}: save the model's state dict."
-        )
-    if all(name.startswith("module.") for name in found):
-        return {name.removeprefix("module."): tensor for name, tensor in found.items()}
-    return dict(found)
-
-
 def _fit(
-    file: Path,
-    network: Network,
-    table: TorchFormat,
-    tensors: Mapping[str, Tensor],
-    own: Mapping[str, jax.ShapeDtypeStruct],
+    file: Path, network: Network, table: TorchFormat, tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """Checks tensors against a network and converts them.
 
@@ -164,36 +131,43 @@ def _fit(
     Raises:
       InputError: the tensors do not fit the network.
     """
+    own = models.shapes(network._replace(num_classes=max(network.num_classes, 1)))
     names = torch_names.names(table, own)
     counters = torch_names.counter_names(names) if table.counters else []
-    problems = {"missing": [name for name in names if name not in tensors]}
-    problems["unexpected"] = [
-        printable(name) for name in tensors if name not in names and name not in counters
-    ]
+    unexpected = [printable(name) for name in tensors if name not in names and name not in counters]
+    if not network.num_classes and not unexpected:
+        names = {
+            name: own_name for name, own_name in names.items() if name in tensors or not in_head(own_name)
+        }
+    problems = {"missing": [name for name in names if name not in tensors], "unexpected": unexpected}
     problems["misshapen"] = [
         f"{name} ({printable(_shape(tensors[name].shape))} instead of {_shape(expected)})"
         for name, expected in _expected_shapes(names, counters, own).items()
-        if name in tensors and tensors[name].shape != expected
+        if name in tensors
+        and tensors[name].shape != expected
+        # Some scripts keep a counter as a list of one number.
+        and not (name in counters and tensors[name].shape == (1,))
     ]
     problems["of a wrong type"] = [
         f"{printable(name)} ({tensor.dtype}{'' if tensor.plain else ', without all of its values'})"
         for name, tensor in tensors.items()
-        if not tensor.plain or tensor.dtype not in (COUNTER_TYPES if name in counters else ARRAY_TYPES)
+        if not tensor.plain or tensor.dtype not in ARRAY_TYPES + (COUNTER_TYPES if name in counters else ())
     ]
     _refuse(file, network, problems)
     arrays = {name: tensors[name].numpy() for name in names}
-    counts = {name: tensors[name].numpy() for name in counters if name in tensors}
+    counts = {name: tensors[name].numpy().reshape(()) for name in counters if name in tensors}
     problems = {
-        "not finite": [name for name, array in arrays.items() if not np.all(np.isfinite(array))],
+        "not finite": [n for n, array in (arrays | counts).items() if not np.all(np.isfinite(array))],
         "negative": [
             name
             for name, array in (arrays | counts).items()
             if name.endswith(("running_var", torch_names.COUNTER)) and np.any(array < 0)
         ],
+        "not whole": [name for name, count in counts.items() if count != np.trunc(count)],
     }
     _refuse(file, network, problems)
     ours = {own_name: torch_names.from_torch(arrays[name]) for name, own_name in names.items()}
-    return ours, {name: int(count) for name, count in counts.items()}
+    return {n: ours[n] for n in own if n in ours}, {name: int(count) for name, count in counts.items()}
 
 
 def _expected_shapes(
@@ -206,32 +180,45 @@ def _expected_shapes(
 def _refuse(file: Path, network: Network, problems: Mapping[str, list[str]]) -> None:
     """Raises InputError if there is any problem; `problems` maps a description to the affected names."""
     found = [
-        f"{_listing(names)} {'is' if len(names) == 1 else 'are'} {what}"
+        f"{listing(names)} {'is' if len(names) == 1 else 'are'} {what}"
         for what, names in problems.items()
         if names
     ]
     if found:
+        classes = f"with {network.num_classes} classes" if network.num_classes else "without a head"
         branches = "with" if network.branches else "without"
         raise InputError(
-            f"{file} does not fit {models.describe(network.model)} with {network.num_classes} classes, "
-            f"{branches} branches: {'; '.join(found)}."
+            f"{file} does not fit {models.describe(network.model)} {classes}, {branches} branches: "
+            f"{'; '.join(found)}."
         )
 
 
-def _metadata(network: Network, table: TorchFormat, counters: dict[str, int]) -> Metadata:
+def _metadata(
+    network: Network, table: TorchFormat, counters: dict[str, int], content: Mapping[str, Any]
+) -> tuple[Metadata, list[str]]:
+    """The metadata of a checkpoint, and sentences that say what of it is given by the file."""
     preprocessing = table.preprocessing.replace(channels=network.channels)
-    if network.channels != table.preprocessing.channels:
+    given, remarks = descriptions.statistics(content, network.channels)
+    if given:
+        preprocessing = preprocessing.replace(mean=given[0], std=given[1])
+    elif network.channels != table.preprocessing.channels:
         # The usual statistics are of RGB images, so others only keep their range, 0 to 1.
         preprocessing = preprocessing.replace(mean=(0.0,) * network.channels, std=(1.0,) * network.channels)
-    known = table.imagenet and network.num_classes == len(wordnet_ids())
-    return Metadata(
+    class_names = ()
+    if network.num_classes:
+        known = table.imagenet and network.num_classes == len(wordnet_ids())
+        class_names = tuple(wordnet_ids() if known else map(str, range(network.num_classes)))
+        named, more = descriptions.class_names(content, network.num_classes)
+        class_names, remarks = named or class_names, [*remarks, *more]
+    metadata = Metadata(
         network.model,
         network.branches,
-        tuple(wordnet_ids() if known else map(str, range(network.num_classes))),
+        class_names,
         preprocessing,
         imported=True,
         num_batches_tracked=counters or None,
     )
+    return metadata, remarks
 
 
 def _with_progress(
@@ -317,11 +304,6 @@ def _with_counters(tensors: dict[str, np.ndarray], counters: Mapping[str, int]) 
         for counter in torch_names.counter_names([name]):
             complete[counter] = np.asarray(counters.get(counter, 0), np.int64)
     return complete
-
-
-def _listing(names: list[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
 
 
 def _shape(shape: tuple[int, ...]) -> str:

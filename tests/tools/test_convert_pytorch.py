@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from dks_jax import models
-from dks_jax.weights import Metadata, Weights, save_weights, torch_names
+from dks_jax.weights import Metadata, Weights, load_weights, read_checkpoint, save_weights, torch_names
 from dks_jax.weights.folder import METADATA
+from support.mutants import network_tensors
 from support.small_disk import needs_root
 
 MODEL = {"name": "wide_resnet", "depth": 16, "width": 1, "dropout": 0.0}
@@ -217,3 +218,44 @@ def test_branches_that_pytorch_has_no_names_for_are_refused(tmp_path, refused):
 
 def test_branches_are_kept_or_dropped_and_not_both(folder, refused):
     assert "--drop_branches" in refused("export", "a", folder, "--branches", "--drop_branches")
+
+
+@pytest.fixture
+def ten_classes(tmp_path):
+    """A checkpoint of a WRN-16-1 with ten classes without names."""
+    torch.save(network_tensors(), tmp_path / "c.pth")
+    return tmp_path / "c.pth"
+
+
+def test_class_names_come_from_a_file_in_label_order(ten_classes, tmp_path):
+    (tmp_path / "classes.txt").write_text("\ufeff" + "\r\n".join("äbcdefghij") + "\n\n", "utf-8", newline="")
+    command = ["import", f"--torch={ten_classes}", f"--weights={tmp_path / 'weights'}"]
+    assert convert_pytorch.main([*command, f"--classes={tmp_path / 'classes.txt'}"]) == 0
+    assert load_weights(tmp_path / "weights").metadata.class_names == tuple("äbcdefghij")
+
+
+@pytest.mark.parametrize("names", ["abcdefghi", "abcdefghijk", "aacdefghij"])
+def test_class_names_of_another_number_or_twice_are_refused(names, ten_classes, tmp_path, refused):
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    assert "classes.txt" in refused(
+        "import", ten_classes, tmp_path / "w", f"--classes={tmp_path / 'classes.txt'}"
+    )
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_file_of_class_names_that_is_none(ten_classes, tmp_path, refused):
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\xfa")
+    for name in ("absent", "binary"):
+        assert name in refused("import", ten_classes, tmp_path / "w", f"--classes={tmp_path / name}")
+    for flag in ("--classes=binary", "--entry=model"):
+        assert flag[:7] in refused("export", tmp_path / "out.pth", tmp_path / "w", flag)
+
+
+@pytest.mark.parametrize("ending", [".pth", ".pt", ".pt7", ".bin", ".ckpt", ".pth.tar", ".safetensors"])
+def test_the_ending_of_an_export_is_that_of_a_format_of_pytorch(ending, folder, tmp_path, refused):
+    file = tmp_path / f"out{ending}"
+    assert convert_pytorch.main(["export", f"--torch={file}", f"--weights={folder}"]) == 0
+    assert len(read_checkpoint(file).metadata.class_names) == 10
+    other = tmp_path / f"out{ending}x"
+    assert ".safetensors" in refused("export", other, folder)
+    assert not other.exists()

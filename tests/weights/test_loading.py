@@ -8,12 +8,13 @@ import pytest
 
 from dks_jax import BranchSpec, InputError
 from dks_jax.models import Preprocessing, build, resolve_branches
-from dks_jax.nn import get_arrays
+from dks_jax.nn import get_arrays, get_params
 from dks_jax.supervision import backbone_only
 from dks_jax.weights import (
     METADATA,
     Metadata,
     Weights,
+    adopt_progress,
     adopt_weights,
     load_network,
     load_weights,
@@ -57,8 +58,8 @@ def copy(saved, tmp_path):
     return shutil.copytree(saved[0] / "whole", tmp_path / "copy")
 
 
-def adopt(network, path):
-    return adopt_weights(network, load_weights(path), path)
+def adopt(network, path, class_names="abcdefghij"):
+    return adopt_weights(network, load_weights(path), path, class_names)
 
 
 def changed(before, after):
@@ -75,7 +76,7 @@ def test_weights_and_metadata_come_back_as_they_were_written(tmp_path):
         optimizer={"lr": 0.1, "nesterov": False, "foreach": None},
     )
     save_weights(tmp_path / "w", Weights(arrays, {"stem.bn.mean": np.zeros(2)}, described, {"a": np.ones(1)}))
-    params, batch_stats, again, momentum = load_weights(tmp_path / "w")
+    params, batch_stats, again, momentum, _ = load_weights(tmp_path / "w")
     assert again == described
     assert changed(arrays, params) == set()
     assert (set(params), set(batch_stats), set(momentum)) == (set(arrays), {"stem.bn.mean"}, {"a"})
@@ -162,12 +163,13 @@ def test_heads_of_other_classes_keep_initial_values_and_are_named(saved):
     folder, arrays = saved
     ours = network(num_classes=4)
     initial = get_arrays(ours)
-    _, line = adopt(ours, folder / "whole")
+    _, line, classes = adopt(ours, folder / "whole", "abcd")
     heads = {name for name in initial if name.endswith(("fc.kernel", "fc.bias"))}
     assert len(heads) == 6
     after = get_arrays(ours)
     assert changed(initial | {n: a for n, a in arrays.items() if n not in heads}, after) == set()
     assert all(name in line for name in [*heads, "64x4", "64x10"])
+    assert "classes" in classes
 
 
 @pytest.mark.parametrize("branches", OTHERS.values(), ids=OTHERS)
@@ -204,6 +206,56 @@ def test_another_network_is_refused_and_nothing_is_taken(saved, model):
     with pytest.raises(InputError, match=r"`init_weights`.*stages"):
         adopt(ours, saved[0] / "backbone")
     assert changed(before, get_arrays(ours)) == set()
+
+
+def heads(arrays):
+    return {name: value for name, value in arrays.items() if name.endswith(("fc.kernel", "fc.bias"))}
+
+
+def told_apart(arrays):
+    """Arrays of which every row of a head differs."""
+    return arrays | {n: a + np.arange(10, dtype=np.float32) for n, a in heads(arrays).items()}
+
+
+def test_rows_of_all_heads_go_by_the_names_of_their_classes(saved):
+    ours, arrays = network(), told_apart(saved[1])
+    lines = adopt_weights(ours, Weights(arrays, {}, metadata()), saved[0], "jihgfedcba")
+    assert any("names" in line for line in lines)
+    after = get_arrays(ours)
+    assert changed(arrays, after) == set(heads(arrays))
+    assert len(heads(arrays)) == 6
+    for name, value in heads(after).items():
+        np.testing.assert_array_equal(value, arrays[name][..., ::-1])
+
+
+def test_heads_of_as_many_other_classes_keep_initial_values(saved):
+    folder, arrays = saved
+    ours = network()
+    initial = get_arrays(ours)
+    lines = adopt(ours, folder / "whole", "klmnopqrst")
+    assert any("classes" in line for line in lines)
+    assert changed(arrays | heads(initial), get_arrays(ours)) == set()
+
+
+def test_as_many_unknown_classes_are_taken_by_place_and_a_line_says_so(saved):
+    folder, arrays = saved
+    ours = network()
+    lines = adopt(ours, folder / "whole", [str(label) for label in range(10)])
+    assert any("place" in line for line in lines)
+    assert changed(arrays, get_arrays(ours)) == set()
+
+
+def test_the_momentum_of_the_heads_goes_with_their_rows(saved):
+    folder, arrays = saved
+    weights = load_weights(folder / "whole")
+    momentum = told_apart({name: arrays[name] for name in get_params(network())})
+    weights = weights._replace(momentum=momentum, metadata=weights.metadata.replace(epoch=3))
+    taken, epoch = adopt_progress(network(), weights, folder, "jihgfedcba")
+    assert (changed(momentum, taken), epoch) == (set(heads(arrays)), 3)
+    for name, value in heads(taken).items():
+        np.testing.assert_array_equal(value, momentum[name][..., ::-1])
+    with pytest.raises(InputError, match="`init_optimizer`"):
+        adopt_progress(network(), weights, folder, "klmnopqrst")
 
 
 @pytest.mark.usefixtures("tiny_model")
