@@ -3,19 +3,27 @@
 import argparse
 import logging
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dks_jax import config, models
 from dks_jax.config import Config, Field
-from dks_jax.runtime import hosts
+from dks_jax.runtime import hosts, output
 from dks_jax.runtime.errors import InputError
+
+# As of a program of the shell that SIGPIPE ends.
+CLOSED_PIPE = 128 + signal.SIGPIPE
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises InputError for a wrong command line."""
+
+    def print_help(self, file: Any = None) -> None:
+        """Prints the help as argparse does, which would overlook that nobody reads it."""
+        print(self.format_help(), end="", file=file, flush=True)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message[0].upper()}{message[1:]}; see {self.prog} --help.")
@@ -114,8 +122,9 @@ def run(action: Callable[[], None], interrupted: str = "stopped: the same comman
     silence_libraries()
     try:
         action()
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
+        output.complain(interrupted)
         return 130
     except Exception as error:
         return report(error)
@@ -135,21 +144,24 @@ def report(error: Exception) -> int:
     """Prints an error that the user can act on and returns the exit status; raises any other error.
 
     Returns:
-      1 if another process of the job is gone, 2 for wrong input and for errors of the operating system.
+      1 if another process of the job is gone, 2 for wrong input and for errors of the operating system; 141,
+      with nothing printed, if nobody reads the standard output.
     """
     if gone := hosts.lost(error):
-        print(f"error: {gone}", file=sys.stderr)
+        output.complain(f"error: {gone}")
         return 1
     if isinstance(error, InputError):
-        print(f"error: {error}", file=sys.stderr)
+        output.complain(f"error: {error}")
         return 2
+    if isinstance(error, BrokenPipeError) and not error.filename:
+        output.discard()
+        return CLOSED_PIPE
     # Errors of the operating system concern files: no space, no permission, a name that is too long.
     if isinstance(error, OSError):
         place = f" ({error.filename})" if error.filename else ""
-        print(
+        output.complain(
             f"error: {error.strerror or error}{place}: see that the file can be read or written and that "
-            "there is room, and start the same command again.",
-            file=sys.stderr,
+            "there is room, and start the same command again."
         )
         return 2
     raise error

@@ -6,6 +6,8 @@
 The config gives the data (data.*), the precision and whether a GPU computes deterministically. Where PATH is
 a run, its own config is the default. The network is the one that the weights belong to; each of its
 classifiers is evaluated.
+
+The exit status is 0, 2 for wrong input, 130 after Ctrl-C, 141 if nobody reads the standard output.
 """
 
 import json
@@ -13,6 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from dks_jax.runtime import signals
+
+if __name__ == "__main__":
+    signals.imports_begin()
 
 import numpy as np
 
@@ -36,7 +43,7 @@ FIELDS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status: 0, 2 for wrong input, 130 after Ctrl-C."""
+    """Runs the command line and returns the exit status, which the docstring of the module explains."""
     return run(lambda: _evaluate(parse(sys.argv[1:] if argv is None else argv)))
 
 
@@ -157,4 +164,5 @@ def write(command: Command, prepared: evaluation.Evaluation, result: evaluation.
 
 
 if __name__ == "__main__":
+    signals.imports_end()
     sys.exit(main())

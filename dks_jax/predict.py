@@ -4,12 +4,19 @@
 
 An IMAGE is an image file, or a folder of which all images are classified. Images are preprocessed as the
 weights require.
+
+The exit status is 0, 2 for wrong input, 130 after Ctrl-C, 141 if nobody reads the standard output.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
+
+from dks_jax.runtime import signals
+
+if __name__ == "__main__":
+    signals.imports_begin()
 
 from dks_jax.command_line import Parser, run
 from dks_jax.inference import prediction
@@ -18,7 +25,7 @@ from dks_jax.weights import load_network
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status: 0, 2 for wrong input, 130 after Ctrl-C."""
+    """Runs the command line and returns the exit status, which the docstring of the module explains."""
     return run(lambda: _predict(parse(sys.argv[1:] if argv is None else argv)))
 
 
@@ -58,4 +65,5 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    signals.imports_end()
     sys.exit(main())

@@ -3,11 +3,16 @@
     python -m dks_jax.train --config configs/NAME.py[:METHOD] [--workdir DIR] [--config.FIELD=VALUE ...]
 
 METHOD is dks (every classifier teaches every other one), ds (deep supervision alone), baseline (no branches),
-top_down or bottom_up. A run that was stopped resumes when the same command is started again.
+top_down or bottom_up. A run that was stopped resumes when the same command is started again. It may then get
+more epochs and later drops of the learning rate, and with --change another rate from there on.
 
 To train on several hosts, start the same command on each of them with one shared workdir, and give
 --coordinator, --num_processes and --process_id, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
 JAX_PROCESS_ID, or give --distributed.
+
+The exit status is 0 if the run has finished; 1 if another process of the job is gone; 2 for wrong input; 128
+and the number of the signal if one stopped the run: 130 after Ctrl-C (SIGINT), 143 after SIGTERM, 138 after
+SIGUSR1, 140 after SIGUSR2, 129 after SIGHUP. A first signal saves the run, a second one stops it at once.
 """
 
 import os
@@ -16,21 +21,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from dks_jax.runtime import signals
+
+if __name__ == "__main__":
+    signals.imports_begin()
+
 from dks_jax.command_line import ConfigParser, report, silence_libraries
 from dks_jax.config import Config, split_method
-from dks_jax.runtime import compilation, hosts
+from dks_jax.runtime import compilation, hosts, output
 from dks_jax.runtime.errors import InputError
 from dks_jax.runtime.signals import Interrupted, StopSignals, handling
 from dks_jax.training.loop import train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns the exit status.
-
-    Returns:
-      0 if the run has finished, or SIGTERM stopped it and nothing is lost; 1 if another process of the job is
-      gone; 2 for wrong input; 130 after Ctrl-C; 143 if a second SIGTERM stopped the run at once.
-    """
+    """Runs the command line and returns the exit status, which the docstring of the module explains."""
     silence_libraries()
     try:
         stop = StopSignals()
@@ -38,9 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = parse(sys.argv[1:] if argv is None else argv)
             compilation.enable_cache()
             with hosts.job(command.process, detect=command.distributed):
-                train(command.config, command.workdir, stop)
+                train(
+                    command.config,
+                    command.workdir,
+                    stop,
+                    config_file=command.config_file,
+                    change=command.change,
+                )
     except Interrupted as interrupted:
-        print(interrupted, file=sys.stderr)
+        output.complain(str(interrupted))
         return interrupted.status
     except Exception as error:
         return report(error)
@@ -50,12 +61,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 class Command(NamedTuple):
     """A parsed command line.
 
+    config_file: value of --config.
     workdir: folder of the run.
+    change: whether a run that goes on may do so with another learning rate.
     process, distributed: place of this process in a job; see `process` and `detect` of `hosts.job`.
     """
 
     config: Config
+    config_file: str
     workdir: Path
+    change: bool
     process: hosts.ProcessInfo | None
     distributed: bool
 
@@ -69,6 +84,11 @@ def parse(argv: Sequence[str]) -> Command:
     parser = ConfigParser("python -m dks_jax.train", __doc__)
     parser.add_argument(
         "--workdir", metavar="DIR", help="folder of the run; default: runs/<config>-<method>-seed<seed>"
+    )
+    parser.add_argument(
+        "--change",
+        action="store_true",
+        help="let learning_rate, drop_epochs and drop_factor of the optimizer differ where a run goes on",
     )
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, the same for all")
     parser.add_argument("--num_processes", metavar="N", help="number of processes that train together")
@@ -85,13 +105,16 @@ def parse(argv: Sequence[str]) -> Command:
     default = Path("runs", f"{name}-{config.method}-seed{config.seed}")
     return Command(
         config,
+        arguments.config,
         Path(os.path.expanduser(arguments.workdir)) if arguments.workdir else default,
+        arguments.change,
         hosts.process_info(arguments.coordinator, arguments.num_processes, arguments.process_id),
         arguments.distributed,
     )
 
 
 if __name__ == "__main__":
+    signals.imports_end()
     status = main()
     hosts.leave(status)
     sys.exit(status)

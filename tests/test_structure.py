@@ -71,7 +71,19 @@ def imported(code: str, packages: list[str]) -> list[str]:
 
 
 def test_importing_the_package_needs_jax_flax_and_optax_alone():
-    assert imported("import dks_jax", LATE + EARLY_ENOUGH) == []
+    everything = f"from dks_jax import {', '.join(dks_jax.__all__)}"
+    assert imported(everything, LATE + EARLY_ENOUGH) == []
+
+
+def test_the_names_of_the_package_are_found_when_they_are_used():
+    code = "import sys, dks_jax; assert not {'jax', 'flax', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert (
+        {name for name in dks_jax.__all__ if hasattr(dks_jax, name)}
+        == set(dks_jax.__all__)
+        <= set(dir(dks_jax))
+    )
+    assert not hasattr(dks_jax, "no_such_name")
 
 
 def test_command_lines_start_without_what_few_runs_need(tmp_path):

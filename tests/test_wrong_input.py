@@ -14,6 +14,9 @@ FOLDER = "data.source=folder data.root=."
 # Overrides of digits_wrn, and what the sentence names: the field, what is accepted, what was given.
 WRONG_FIELDS = [
     ("optimizer.learning_rat=1", "`optimizer.learning_rat`", "`optimizer.learning_rate`"),
+    ("optimizer.lr=0.1", "`optimizer.lr`", "`optimizer.learning_rate`"),
+    ("lr=0.1", "`lr`", "`optimizer.learning_rate`"),
+    ("learning_rate=0.1", "`learning_rate`", "`optimizer.learning_rate`"),
     ("data=3", "`data`", "data.batch_size"),
     # One of several words.
     ("method=kd", "`method`", "dks, ds, baseline, top_down, bottom_up", "'kd'"),

@@ -6,7 +6,8 @@ RUN is the workdir of a run, or a folder of workdirs, e.g. runs/. The tables are
 are also written to DIR/table.md and, unrounded, to DIR/table.csv, and the curves to DIR/curves.png and .svg.
 
 Runs that differ only in the seed are averaged. Each method is a column; any other difference in the config or
-the images makes a separate row. Unfinished, damaged and repeated runs are left out and listed.
+the images makes a separate row, and so does a learning rate that was changed on the way, as `resumed` in
+config.json has it. Unfinished, damaged and repeated runs are left out and listed.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from dks_jax.reporting.metrics_log import Record, read_records
 from dks_jax.reporting.tables import markdown_table
 from dks_jax.runtime.errors import InputError
 from dks_jax.runtime.files import atomic_write
-from dks_jax.training.workdir import FREE_FIELDS
+from dks_jax.training.workdir import FREE_FIELDS, schedule_changes
 
 # Column titles and colours by `config.method`. The colours are Okabe and Ito's, which remain distinct for
 # colour-blind readers.
@@ -175,7 +176,7 @@ def read_run(folder: Path) -> Run:
       InputError: the run is unfinished or damaged; the message is only the reason.
     """
     description = _read(folder / "config.json", lambda path: json.loads(path.read_text()))
-    _require(description, {"config": dict, "data": dict}, "config.json")
+    _require(description, {"config": dict, "data": dict, "resumed": list}, "config.json")
     written = flatten({**description["config"], "images": description["data"]})
     _require(written, NEEDED, "config.json")
     fields = written | recorded(description["config"], models.arguments)
@@ -183,6 +184,8 @@ def read_run(folder: Path) -> Run:
         raise InputError(f"damaged: config.json has the unknown method {fields['method']!r}")
     method, seed = fields.pop("method"), fields.pop("seed")
     experiment = {name: value for name, value in fields.items() if name not in FREE_FIELDS}
+    if changes := schedule_changes(description["resumed"], experiment["optimizer.schedule"]):
+        experiment["resumed"] = changes
     train, test = _splits(folder, fields["epochs"])
     train_curve, test_curve = ([record["error/main"] for record in split] for split in (train, test))
     errors = {"last": test_curve[-1], "best": min(test_curve)}

@@ -20,6 +20,8 @@ from dks_jax.runtime.errors import InputError
 Config: TypeAlias = Any
 # A function from the name of a network to the rows of the schema for its own arguments.
 Arguments: TypeAlias = Callable[[str], Mapping[str, Field]]
+# What others call a field, for the remark on an unknown one.
+ABBREVIATIONS = {"lr": "learning_rate"}
 
 
 def load(file: str, overrides: Mapping[str, str], arguments: Arguments) -> Config:
@@ -177,7 +179,9 @@ def _unknown(name: str, known: Mapping[str, Any]) -> InputError:
     members = [field for field in known if field.startswith(f"{name}.")]
     if members:
         return InputError(f"`{name}` is a group of fields; set one of {', '.join(members)}.")
-    close = difflib.get_close_matches(name, known, n=1)
+    last = name.rpartition(".")[2]
+    alike = [field for field in known if field.rpartition(".")[2] == ABBREVIATIONS.get(last, last)]
+    close = alike or difflib.get_close_matches(name, known, n=1)
     accepted = f"the closest one is `{close[0]}`" if close else f"the fields are {', '.join(known)}"
     return InputError(f"The config has no field `{name}`; {accepted}.")
 

@@ -79,6 +79,9 @@ FIELDS: dict[str, Field] = {
     "checkpoint_every_minutes": Field(
         float, 10.0, "minutes after which a checkpoint is due within an epoch; 0: never", 0
     ),
+    "checkpoint_keep": Field(
+        int, 2, "number of checkpoints that are kept; a finished run keeps one", 1, COUNT_LIMIT
+    ),
     "init_weights": Field(
         str, "", "folder of weights, finished run or PyTorch checkpoint to start from; empty: none"
     ),

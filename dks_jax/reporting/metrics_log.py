@@ -1,6 +1,7 @@
 """The log of a run in metrics.jsonl and in event files of TensorBoard."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path, epochs: int, steps_per_epoch: int):
         self._path = folder / "metrics.jsonl"
-        try:
-            self.records = [record for record in read_records(self._path) if record["epoch"] <= epochs]
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                f"{self._path} has a line that is no record of a run: put a copy back, or move the file away "
-                "to go on without its records."
-            ) from error
+        self.records = records_until(self._path, epochs)
         with atomic_write(self._path) as partial:
             partial.write_text("".join(_line(record) for record in self.records))
         self._events = EventFile(folder, epochs * steps_per_epoch + 1)
@@ -49,6 +44,21 @@ class MetricsLog:
             if name not in ("step", "epoch", "split")
         }
         self._events.add(record["step"], scalars)
+
+
+def records_until(path: Path, epochs: float = math.inf) -> list[Record]:
+    """Reads the records of a metrics.jsonl of the first `epochs` epochs.
+
+    Raises:
+      InputError: a line is no record of a run.
+    """
+    try:
+        return [record for record in read_records(path) if record["epoch"] <= epochs]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path} has a line that is no record of a run: put a copy back, or move the file away to go on "
+            "without its records."
+        ) from error
 
 
 def read_records(path: Path) -> list[Record]:

@@ -1,6 +1,5 @@
 """Shows the progress of a run on the terminal."""
 
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -8,10 +7,14 @@ from collections.abc import Mapping
 from tqdm import tqdm
 
 from dks_jax.reporting.metrics_log import Record
+from dks_jax.runtime import output
+
+# In place of the time left by tqdm, which counts compiling.
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 
 class Progress:
-    """A progress bar with loss, error, images/s and time left, or lines with them if there is no terminal.
+    """A progress bar with losses, error, images/s and time left, or lines with them if there is no terminal.
 
     Args:
       total: number of steps in the run, including those of earlier starts.
@@ -29,41 +32,61 @@ class Progress:
         self._quiet = quiet
         self._warned = False
         hidden = quiet or not sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, disable=hidden)
-        self._total, self._done, self._at_start = total, done, done
-        self._start = self._last_line = time.perf_counter()
+        self._bar = tqdm(total=total, initial=done, bar_format=BAR, dynamic_ncols=True, disable=hidden)
+        self._total, self._done = total, done
+        self._last_line = time.perf_counter()
+        # Time and steps of the first call, which compiles; None before it.
+        self._first: tuple[float, int] | None = None
 
     def advance(self, steps: int, epoch: int, means: Mapping[str, float], images_per_second: float) -> None:
-        """Adds completed steps and shows the means of the epoch so far."""
+        """Adds completed steps and shows the means of the epoch so far.
+
+        Args:
+          steps: number of steps of one call of the compiled program.
+          epoch: number of the epoch, from 1.
+          means: means of its metrics so far.
+          images_per_second: speed.
+        """
         self._done += steps
-        state = f"loss {means['loss']:.4g}, error {means['error']:.2f} %, {images_per_second:.0f} images/s"
         now = time.perf_counter()
+        parts = [
+            f"cross-entropy {means['cross_entropy/main']:.4f}",
+            f"error {means['error']:.2f} %",
+            f"sum of losses {means['loss']:.4g}",
+            f"{images_per_second:.0f} images/s",
+        ]
+        if self._first is None:
+            self._first = now, self._done
+        else:
+            begin, at_begin = self._first
+            left = (now - begin) / (self._done - at_begin) * (self._total - self._done)
+            parts.append(f"{tqdm.format_interval(left)} left")
         if not self._bar.disable:
             self._bar.set_description(f"epoch {epoch}/{self._num_epochs}", refresh=False)
-            self._bar.set_postfix_str(state, refresh=False)
+            self._bar.set_postfix_str(", ".join(parts), refresh=False)
             self._bar.update(steps)
         elif now - self._last_line > self.SECONDS_BETWEEN_LINES:
             self._last_line = now
-            left = (now - self._start) / (self._done - self._at_start) * (self._total - self._done)
-            self.say(
-                f"epoch {epoch}/{self._num_epochs}, step {self._done}/{self._total}: {state}, "
-                f"{tqdm.format_interval(left)} left"
-            )
+            self.say(f"epoch {epoch}/{self._num_epochs}, step {self._done}/{self._total}: {', '.join(parts)}")
 
     def end_epoch(self, train: Record, test: Record) -> None:
-        """Prints the metrics of an epoch in one line."""
-        branches = ", ".join(
+        """Prints the metrics of an epoch in two lines."""
+        branches = [
             f"{name.removeprefix('error/')} {value:.2f} %"
             for name, value in test.items()
             if name.startswith("error/") and name != "error/main"
+        ]
+        parts = [
+            *([f"test error of {', '.join(branches)}"] if branches else []),
+            f"sum of losses {train['loss']:.3f}, test {test['loss']:.3f}",
+            f"{train['images_per_second']:.0f} images/s",
+        ]
+        first = "; ".join(
+            f"{split} cross-entropy {record['cross_entropy/main']:.4f}, error {record['error']:.2f} %"
+            for split, record in (("train", train), ("test", test))
         )
         self._last_line = time.perf_counter()
-        self.say(
-            f"epoch {train['epoch']}/{self._num_epochs}: train loss {train['loss']:.4f}, error "
-            f"{train['error']:.2f} %; test loss {test['loss']:.4f}, error {test['error']:.2f} %"
-            + (f" ({branches})" if branches else "")
-            + f"; {train['images_per_second']:.0f} images/s"
-        )
+        self.say(f"epoch {train['epoch']}/{self._num_epochs}: {first}\n  {'; '.join(parts)}")
 
     def warn_of_waiting(self, epoch: int, waited: float, working: float) -> None:
         """Warns once if the device waited for input; `waited` and `working` are the seconds of an epoch."""
@@ -71,20 +94,16 @@ class Progress:
         if not self._warned and share > self.WAITING_SHARE and waited > self.WAITING_SECONDS:
             self._warned = True
             self.say(
-                f"warning: in epoch {epoch} the device waited for input {100 * share:.0f} % of the time: "
-                "keep the images in memory (data.streamed=False), store smaller ones, or use more CPU cores"
+                f"warning: input took {100 * share:.0f} % of epoch {epoch}: use data.streamed=False, smaller "
+                "images or more CPU cores"
             )
 
     def say(self, line: str) -> None:
         """Prints a line without disturbing the bar."""
         if self._quiet:
             return
-        try:
+        with output.unread():
             tqdm.write(line, file=sys.stdout)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # The reader of the output is gone, but training continues.
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
     def close(self) -> None:
         """Ends the bar and leaves it on the screen."""

@@ -1,6 +1,8 @@
-"""Runtime: devices, processes, signals, files, and the one exception that a user's input can raise."""
+"""Runtime: devices, processes, signals, files, output, and the exception that a user's input can raise.
 
-from dks_jax.runtime.devices import Devices
+Importing it is light, because the commands do so before all else.
+"""
+
 from dks_jax.runtime.errors import InputError
 
-__all__ = ["Devices", "InputError"]
+__all__ = ["InputError"]

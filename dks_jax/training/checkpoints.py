@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 
 from dks_jax.runtime.errors import InputError, first_line
 from dks_jax.runtime.files import atomic_write, checksums, find_damage, remove, require_room
-from dks_jax.runtime.hosts import lost, on_primary
+from dks_jax.runtime.hosts import is_primary, lost, on_primary
 
 State = TypeVar("State")
 TEMPORARY = ".orbax-checkpoint-tmp"
@@ -33,17 +33,31 @@ def has_checkpoint(folder: Path) -> bool:
     return bool(_steps(folder))
 
 
+def last_progress(folder: Path) -> dict[str, Any] | None:
+    """The progress in the last checkpoint that can be read, whose arrays may be damaged; None without any."""
+    for step in reversed(_steps(folder)):
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
+            return _read_seal(folder / str(step))["progress"]
+    return None
+
+
 class Checkpoints:
-    """Saves and restores the checkpoints of a run, of which the last two are kept.
+    """Saves and restores the checkpoints of a run.
 
     All processes of a job must call the same methods in the same order.
 
-    latest: step of the last checkpoint that was restored or is being written; None if there is none.
+    Args:
+      folder: folder of the checkpoints.
+      keep: number of checkpoints that are kept, at least 1, besides the one that is being written.
+
+    Attributes:
+      latest: step of the last checkpoint that was restored or is being written; None if there is none.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, keep: int = 2):
         self.latest: int | None = None
         self._folder = folder.resolve()
+        self._keep = keep
         # The other processes wait until the folder exists.
         on_primary(self._begin)
         self._whole: int | None = None
@@ -121,6 +135,13 @@ class Checkpoints:
         except Exception as error:
             raise self._failure(error) from error
         self._whole = self.latest
+        self.keep(self._keep)
+
+    def keep(self, number: int) -> None:
+        """Removes all but the last `number` checkpoints; nothing may be being written."""
+        if is_primary():
+            for step in self._intact()[:-number]:
+                remove(self._folder / str(step))
 
     def close(self) -> None:
         """Ends the background threads; errors are ignored here because `wait` has raised them."""
@@ -141,9 +162,13 @@ class Checkpoints:
         del files["_CHECKPOINT_METADATA"]
         _write_seal(folder, {"progress": self._progress, "files": files})
         # Older and damaged ones go; the previous one stays until this one has its final name.
-        for step in _steps(self._folder):
-            if step != self._whole:
-                remove(self._folder / str(step))
+        kept = self._intact()[-max(1, self._keep - 1) :]
+        for step in set(_steps(self._folder)) - set(kept):
+            remove(self._folder / str(step))
+
+    def _intact(self) -> list[int]:
+        """The steps up to that of the last checkpoint known to be whole, whose successors are damaged."""
+        return [step for step in _steps(self._folder) if self._whole is not None and step <= self._whole]
 
     def _amend(self) -> None:
         folder = self._folder / str(self.latest)

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dks_jax.config import Config
+from dks_jax import models
+from dks_jax.config import Config, complete, flatten
 from dks_jax.reporting.curves import draw_curves
 from dks_jax.reporting.measurements import EpochMeans, Stopwatch, require_finite
-from dks_jax.reporting.metrics_log import MetricsLog, Record
+from dks_jax.reporting.metrics_log import MetricsLog, Record, records_until
 from dks_jax.reporting.progress import Progress
-from dks_jax.runtime import hosts
+from dks_jax.runtime import hosts, output
 from dks_jax.runtime.signals import Interrupted, StopSignals
-from dks_jax.training import workdir
+from dks_jax.training import optimizers, workdir
 from dks_jax.training.checkpoints import Checkpoints, has_checkpoint
 from dks_jax.training.consensus import StopConsensus
 from dks_jax.training.experiment import Experiment, prepare
@@ -24,17 +25,30 @@ from dks_jax.weights import Weights, save_weights
 SECONDS_BETWEEN_DRAWINGS = 30.0
 
 
-def train(config: Config, folder: Path, stop: StopSignals) -> None:
+def train(
+    config: Config, folder: Path, stop: StopSignals, *, config_file: str = "", change: bool = False
+) -> None:
     """Trains or resumes a run in `folder`, where it writes logs, checkpoints, curves and at the end weights.
+
+    Of a finished run whose checkpoints were deleted it prints the result alone.
+
+    Args:
+      stop: signals that ask the run to stop.
+      config_file: name of the file of the config, which is recorded.
+      change: whether a run that goes on may do so with another learning rate; see `workdir.check`.
 
     Raises:
       InputError: the config, the data or the workdir is wrong, the loss is no longer finite, or a
         checkpoint cannot be written.
       Interrupted: a signal asked the run to stop, and it has been saved.
     """
-    workdir.check(folder, config)
+    workdir.check(folder, config, change=change)
+    if workdir.is_finished(folder, config):
+        if hosts.is_primary():
+            output.say(result(records_until(folder / "metrics.jsonl"), folder))
+        return
     experiment = prepare(config, resumed=has_checkpoint(folder / "checkpoints"))
-    with workdir.claim(folder, config, experiment.images):
+    with workdir.claim(folder, config, experiment.images, config_file=config_file, change=change):
         stop.deferred = True
         run = Run(config, experiment, folder, stop)
         try:
@@ -77,14 +91,16 @@ class Run:
         self._num_steps = config.epochs * self._steps_per_epoch
         self._folder = folder
         self._stop = stop
-        self._checkpoints = Checkpoints(folder / "checkpoints")
+        self._checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint_keep)
         self._train_watch, self._test_watch = Stopwatch(), Stopwatch()
         self._state, self.position, remarks = self._restore()
         self._found_finished = self.position.epoch == config.epochs
+        changes = hosts.on_primary(lambda: workdir.record_changes(folder, config, self._step)) or {}
+        self._first_step, self._earlier_schedule = self._step, self._schedule_before(changes)
         # Only one process of a job prints and writes logs.
         primary = hosts.is_primary()
         self._progress = Progress(self._num_steps, self._step, config.epochs, quiet=not primary)
-        for line in [*experiment.description, *remarks]:
+        for line in [*experiment.description, *remarks, *self._explain(changes)]:
             self._progress.say(line)
         self._log = MetricsLog(folder, self.position.epoch, self._steps_per_epoch) if primary else None
         self._saved = self._drawn = time.perf_counter()
@@ -145,6 +161,8 @@ class Run:
         if not self._found_finished or not (self._folder / "weights").exists():
             self._save_weights("weights", self._log.records[-1] if self._log.records else {})
         self._draw(self._log)
+        # To train for more epochs the last one is enough.
+        self._checkpoints.keep(1)
         self._progress.say(result(self._log.records, self._folder))
 
     def close(self) -> None:
@@ -170,14 +188,37 @@ class Run:
             done += f" and {position.batch} of {self._steps_per_epoch} steps"
         return state, position, [*complaints, f"going on after {done}"]
 
+    def _schedule_before(self, changes: workdir.Changes) -> optimizers.Schedule:
+        """The learning rate as the config had it before it changed."""
+        before = {name: tuple(old) if isinstance(old, list) else old for name, (old, _) in changes.items()}
+        earlier = complete(flatten(self._config) | before, {}, models.arguments)
+        return optimizers.from_config(earlier.optimizer, earlier.epochs, self._steps_per_epoch)[1]
+
+    def _explain(self, changes: workdir.Changes) -> list[str]:
+        """Lines about what has changed in the config since the last start, and what the rate is by it."""
+        listed = [
+            f"{name} was {before} and is {now}"
+            for name, (before, now) in changes.items()
+            if name not in workdir.FREE_FIELDS
+        ]
+        if not listed:
+            return []
+        was, now = (float(rate(self._step)) for rate in (self._earlier_schedule, self._experiment.schedule))
+        return [
+            f"changed: {'; '.join(listed)}",
+            f"the learning rate at step {self._step} was {was:.4g} and is {now:.4g}",
+        ]
+
     def _record(self, split: str, epoch: int, means: EpochMeans, watch: Stopwatch) -> Record:
         step = (epoch + 1) * self._steps_per_epoch
+        # The last step of the epoch may have come before this start.
+        schedule = self._experiment.schedule if step > self._first_step else self._earlier_schedule
         return {
             "step": step,
             "epoch": epoch + 1,
             "split": split,
             **means.result(),
-            "learning_rate": float(self._experiment.schedule(step - 1)),
+            "learning_rate": float(schedule(step - 1)),
             "images_per_second": watch.images_per_second,
         }
 

@@ -152,6 +152,31 @@ def test_runs_that_differ_in_more_than_the_seed_are_rows_of_their_own(
     assert left_out == []
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ("step", {"step": 22, "optimizer.learning_rate": [0.1, 0.2]}, True),
+        ("step", {"step": 22, "optimizer.drop_epochs": [[1], [2]]}, True),
+        ("step", {"step": 22, "optimizer.drop_factor": [0.1, 0.2], "data.root": ["a", "b"]}, True),
+        ("cosine", {"step": 22, "epochs": [1, 2]}, True),
+        # As if they had been so from the beginning.
+        ("step", {"step": 22, "epochs": [1, 2]}, False),
+        ("cosine", {"step": 0, "epochs": [1, 2]}, False),
+        ("cosine", {"step": 22, "checkpoint_keep": [1, 2]}, False),
+    ],
+)
+def test_a_run_whose_learning_rate_was_another_one_is_a_row_of_its_own(make_run, tmp_path, capsys, changed):
+    schedule, change, own_row = changed
+    make_run("a", optimizer__schedule=schedule)
+    description = make_run("b", seed=1, optimizer__schedule=schedule) / "config.json"
+    text = json.loads(description.read_text())
+    text["resumed"] += [{name: text[name] for name in ("versions", "devices", "processes", "commit")}, change]
+    description.write_text(json.dumps(text))
+    (last, _), left_out = tables(capsys, tmp_path)
+    assert len(last) == (3 if own_row else 2)
+    assert left_out == []
+
+
 def test_labels_name_network_and_data(make_run, tmp_path, capsys):
     make_run("a", model__dropout=0.3)
     make_run("b", data__source="cifar", data__name="cifar100", data={"train_images": 50000})

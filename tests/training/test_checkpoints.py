@@ -35,8 +35,8 @@ def assert_is(restored, step):
         np.testing.assert_array_equal(found[name], value)
 
 
-def save(folder, *steps):
-    checkpoints = Checkpoints(folder)
+def save(folder, *steps, **arguments):
+    checkpoints = Checkpoints(folder, **arguments)
     for step in steps:
         checkpoints.save(step, state(step), progress(step))
     checkpoints.wait()
@@ -73,6 +73,26 @@ def test_the_last_two_are_kept_and_the_last_is_restored(saved):
     restored = restore(saved)
     assert_is(restored, 7)
     assert restored[2] == []
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_as_many_are_kept_as_asked_for(tmp_path, number):
+    save(tmp_path, 1, 2, 3, 4, 5, keep=number)
+    assert names(tmp_path) == ["1", "2", "3", "4", "5"][-number:]
+    assert_is(restore(tmp_path), 5)
+
+
+def test_a_damaged_checkpoint_does_not_count_among_those_that_are_kept(copy):
+    (copy / "7" / "complete.json").unlink()
+    checkpoints = Checkpoints(copy, keep=1)
+    checkpoints.restore_latest(state(0))
+    # As at the start of every save.
+    checkpoints.wait()
+    assert (copy / "3").exists()
+    checkpoints.save(9, state(9), progress(9))
+    checkpoints.wait()
+    checkpoints.close()
+    assert names(copy) == ["9"]
 
 
 def test_half_written_checkpoints_are_removed_and_other_files_are_not(tmp_path):

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from contextlib import suppress
 
 import pytest
 
@@ -73,16 +72,24 @@ def test_a_signal_and_a_due_save_reach_all(clock, monkeypatch):
     assert len(clock.asked) == 1
 
 
-def test_training_goes_on_where_nobody_reads_its_log(monkeypatch):
+def closed_pipe():
     reading, writing = os.pipe()
     os.close(reading)
-    terminal = os.fdopen(writing, "w")
-    monkeypatch.setattr(sys, "stdout", terminal)
-    progress = Progress(1, 0, 1)
-    for _ in range(3):
-        progress.say("line" * 10000)
-    # It has met the broken pipe, and writes elsewhere since.
-    assert sys.stdout is not terminal
-    sys.stdout.close()
-    with suppress(BrokenPipeError):
-        terminal.close()
+    return writing
+
+
+def closed_terminal():
+    master, slave = os.openpty()
+    os.close(master)
+    return slave
+
+
+@pytest.mark.parametrize("reader", [closed_pipe, closed_terminal])
+def test_training_goes_on_where_nobody_reads_its_log(reader, monkeypatch):
+    with os.fdopen(reader(), "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        progress = Progress(1, 0, 1)
+        for _ in range(3):
+            progress.say("line" * 10000)
+        # It has met the closed end, and writes elsewhere since.
+        assert os.path.samestat(os.fstat(stdout.fileno()), os.stat(os.devnull))

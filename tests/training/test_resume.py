@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from dks_jax.runtime.signals import SIGNALS
 from dks_jax.training.steps import Steps
 from support.runs import (
     after_call,
@@ -29,9 +30,10 @@ STOPS = [
     ("train", 1, signal.SIGINT, 4, []),
     # Within an evaluation, after no step of its own.
     ("evaluate", 1, signal.SIGINT, 4, []),
-    ("train", 1, signal.SIGTERM, 5, []),
+    ("train", 1, signal.SIGUSR1, 5, []),
     # Within the last evaluation.
-    ("evaluate", 1, signal.SIGTERM, 6, []),
+    ("evaluate", 1, signal.SIGUSR2, 6, []),
+    ("evaluate", 1, signal.SIGHUP, 6, []),
 ]
 
 
@@ -42,7 +44,7 @@ def test_a_run_that_signals_stop_again_and_again_ends_as_the_unbroken_one(
     for method, calls, number, step, arguments in STOPS:
         with monkeypatch.context() as patch:
             signal_after(patch, method, calls, number)
-            assert run(workdir, *arguments) == {signal.SIGTERM: 0, signal.SIGINT: 130}[number]
+            assert run(workdir, *arguments) == 128 + number
         error = capsys.readouterr().err
         assert error.startswith(f"stopped after step {step} of 6")
         assert error.count("\n") == 1
@@ -59,10 +61,18 @@ def test_a_run_that_signals_stop_again_and_again_ends_as_the_unbroken_one(
 
 
 @pytest.mark.usefixtures("tiny_model")
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_second_signal_stops_at_once(tmp_path, monkeypatch, capsys, number, status):
-    signal_after(monkeypatch, "train", 1, number)
-    signal_after(monkeypatch, "train", 1, number)
+@pytest.mark.parametrize(
+    ("numbers", "status"),
+    [
+        ((signal.SIGINT, signal.SIGINT), 130),
+        ((signal.SIGTERM, signal.SIGTERM), 143),
+        ((signal.SIGUSR1, signal.SIGTERM), 143),
+        ((signal.SIGTERM, signal.SIGHUP), 129),
+    ],
+)
+def test_a_second_signal_stops_at_once(tmp_path, monkeypatch, capsys, numbers, status):
+    for number in numbers:
+        signal_after(monkeypatch, "train", 1, number)
     assert run(tmp_path / "run") == status
     assert capsys.readouterr().err.startswith("stopped at once")
     assert whole_checkpoints(tmp_path / "run") == []
@@ -70,27 +80,47 @@ def test_a_second_signal_stops_at_once(tmp_path, monkeypatch, capsys, number, st
 
 def test_a_signal_before_the_first_step_leaves_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Steps, "__init__", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
-    assert run(tmp_path / "run") == 0
+    assert run(tmp_path / "run") == 143
     assert capsys.readouterr().err.startswith("stopped before the first step")
     assert not (tmp_path / "run").exists()
 
 
 def test_signal_handlers_are_given_back(tmp_path):
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    before = [signal.getsignal(number) for number in SIGNALS]
     assert run(tmp_path / "run", "--config.epochs=0") == 2
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_epochs_after_the_last_whole_checkpoint_are_repeated_in_the_log(unbroken, tmp_path, capsys):
-    shutil.copytree(unbroken, tmp_path / "copy")
-    (tmp_path / "copy" / "checkpoints" / "6" / "manifest.ocdbt").write_bytes(b"")
-    (tmp_path / "copy" / "checkpoints" / "99.orbax-checkpoint-tmp").mkdir()
-    with (tmp_path / "copy" / "metrics.jsonl").open("a") as file:
+def test_a_run_under_nohup_outlives_its_terminal(unbroken, tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        signal_after(monkeypatch, "train", 2, signal.SIGHUP)
+        assert run(tmp_path / "run") == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert_same_end(tmp_path / "run", unbroken)
+
+
+def test_epochs_after_the_last_whole_checkpoint_are_repeated_in_the_log(
+    unbroken, tmp_path, monkeypatch, capsys
+):
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        signal_after(patch, "train", 5, signal.SIGTERM)
+        assert run(workdir, "--config.checkpoint_keep=3") == 143
+    assert whole_checkpoints(workdir) == [2, 4, 5]
+    for step in ("4", "5"):
+        (workdir / "checkpoints" / step / "manifest.ocdbt").write_bytes(b"")
+    (workdir / "checkpoints" / "99.orbax-checkpoint-tmp").mkdir()
+    # The second epoch is logged, which is trained again.
+    assert len(records(workdir)) == 4
+    with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 8, "cut sh')
-    assert run(tmp_path / "copy") == 0
+    assert run(workdir) == 0
     assert "manifest.ocdbt" in capsys.readouterr().out
-    assert_same_end(tmp_path / "copy", unbroken)
-    assert not list((tmp_path / "copy" / "checkpoints").glob("99*"))
+    assert_same_end(workdir, unbroken)
+    assert not list((workdir / "checkpoints").glob("99*"))
 
 
 @pytest.mark.parametrize("line", ["\0\0\0", "{}", "[1]", '{"epoch": "one"}', None])

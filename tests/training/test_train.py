@@ -29,6 +29,7 @@ def test_a_run_leaves_its_files(unbroken):
     assert {"jax", "flax", "optax", "dks-jax", "python"} <= description["versions"].keys()
     assert description["devices"]
     assert description["commit"]
+    assert description["config_file"] == DIGITS.removeprefix("--config=")
 
 
 def test_metrics_have_a_line_per_epoch_and_split(unbroken):
@@ -75,9 +76,13 @@ def test_a_finished_run_that_is_started_again_says_its_result(unbroken, tmp_path
     assert (copy / "curves.png").exists()
     assert (copy / "metrics.jsonl").read_text() == (unbroken / "metrics.jsonl").read_text()
     after = json.loads((copy / "config.json").read_text())
-    (start,) = after.pop("resumed")
-    assert after | {"resumed": []} == before
+    start, changes = after.pop("resumed")
     assert start["commit"] == json.loads((unbroken / "config.json").read_text())["commit"]
+    # Fields that do not touch the result are recorded too.
+    assert changes == {"step": 6, "data.root": ["", "elsewhere"], "checkpoint_every_epochs": [1, 2]}
+    before["config"]["data"]["root"] = "elsewhere"
+    before["config"]["checkpoint_every_epochs"] = 2
+    assert after | {"resumed": []} == before
 
 
 def test_the_workdir_of_another_config_is_refused_and_left_alone(unbroken, capsys):
