@@ -68,6 +68,16 @@ def teaching_matrix(teaches: str | Sequence[Sequence[float]], num_classifiers: i
     return matrix
 
 
+def scale_upward(teaches: np.ndarray, share: ArrayLike) -> jax.Array:
+    """The teaching matrix in which what shallower classifiers teach deeper ones counts by a share.
+
+    Args:
+      teaches: [teacher, student], of which the entries above the diagonal are multiplied.
+      share: the factor, a scalar; with 1 nothing changes.
+    """
+    return jnp.where(bottom_up(len(teaches)) > 0, share * teaches, teaches)
+
+
 def synergy_loss(
     logits: ArrayLike,
     teaches: ArrayLike,
@@ -114,7 +124,8 @@ def objective(
 
     Args:
       logits: [classifier, batch, class], main classifier last.
-      labels: integers [batch], or target probabilities [batch, class], e.g. smoothed or mixed labels.
+      labels: integers [batch], or target probabilities [batch, class], e.g. smoothed or mixed labels. With an
+        integer that is no class, negative ones included, the cross-entropies and the total are NaN.
       teaches: see `synergy_loss`.
       names: one name per classifier, for the names of the terms; None for branch1, branch2, ..., main.
       alpha, temperature, epsilon, weights: see `synergy_loss`.
@@ -192,6 +203,9 @@ def _cross_entropies(log_p: jax.Array, labels: ArrayLike, weights: ArrayLike | N
     labels = jnp.asarray(labels)
     if labels.shape == (batch,) and jnp.issubdtype(labels.dtype, jnp.integer):
         log_p_label = jnp.take_along_axis(log_p, labels[None, :, None], axis=-1)[..., 0]
+        # Indexing would count a negative label from the last class. The bound has the type of the labels.
+        last = min(num_classes - 1, jnp.iinfo(labels.dtype).max)
+        log_p_label = jnp.where((labels >= 0) & (labels <= last), log_p_label, jnp.nan)
     elif labels.shape == (batch, num_classes):
         log_p_label = jnp.sum(log_p * labels.astype(log_p.dtype), axis=-1)
     else:

@@ -131,6 +131,26 @@ def test_soft_targets_of_one_class_are_labels_and_weights_of_zero_leave_examples
     np.testing.assert_allclose(padded, alone, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32"])
+def test_a_label_that_is_no_class_makes_the_loss_nan(dtype):
+    logits, bounds = np.zeros((3, 2, 5), np.float32), np.iinfo(dtype)
+    for label in (-1, -5, -6, 0, 4, 5, bounds.min, bounds.max):
+        if not bounds.min <= label <= bounds.max:
+            continue
+        total, terms = dks_jax.objective(logits, np.array([2, label], dtype), dks_jax.all_pairs(3))
+        assert np.isfinite(total) == np.isfinite(terms["cross_entropy/main"]) == (0 <= label < 5)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_more_classes_than_the_type_of_a_label_counts_are_no_mistake(dtype):
+    logits = np.random.default_rng(0).normal(size=(1, 2, 1000)).astype(np.float32)
+    small, wide = (
+        dks_jax.objective(logits, np.array([3, 100], kind), dks_jax.no_pairs(1))[0]
+        for kind in (dtype, "int32")
+    )
+    assert small == wide
+
+
 def test_bfloat16_logits_are_computed_in_float32():
     logits = jnp.asarray(np.random.default_rng(4).normal(size=(3, 8, 10)), jnp.bfloat16)
     loss = dks_jax.synergy_loss(logits, dks_jax.all_pairs(3))

@@ -64,7 +64,8 @@ WRONG_FIELDS = [
     # What does not go together.
     ("optimizer.schedule=step optimizer.drop_epochs=(5,3)", "`optimizer.drop_epochs`", "(5, 3)"),
     ("optimizer.drop_epochs=(2,)", "`optimizer.drop_epochs`", "cosine"),
-    ("optimizer.schedule=step", "`optimizer.warmup_epochs`", "0 where the schedule is step"),
+    ("optimizer.schedule=step optimizer.warmup_epochs=40", "`optimizer.warmup_epochs`", "below `epochs`, 40"),
+    ("synergy.branch_warmup=(2,)", "`synergy.branch_warmup`", "two numbers", "(2,)"),
     ("optimizer.warmup_epochs=40", "`optimizer.warmup_epochs`", "below `epochs`, 40"),
     ("norm_groups=2 data.drop_last=False", "`norm_groups`, 2", "data.drop_last=True"),
     ("data.image_size=16", "`data.image_size`", "8 for the source digits"),

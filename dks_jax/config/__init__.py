@@ -2,9 +2,10 @@
 
 from dks_jax.config.loading import Arguments, Config, complete, flatten, load, recorded, restore, split_method
 from dks_jax.config.methods import BY_METHOD, METHODS, PUBLISHED, Method, resolve
-from dks_jax.config.schema import COUNT_LIMIT, FIELDS, Field, check, fits
+from dks_jax.config.schema import AUTO, COUNT_LIMIT, FIELDS, Field, check, fits
 
 __all__ = [
+    "AUTO",
     "BY_METHOD",
     "COUNT_LIMIT",
     "FIELDS",

@@ -12,6 +12,8 @@ from dks_jax.config.methods import BY_METHOD, METHODS, PUBLISHED
 from dks_jax.runtime.errors import InputError
 
 COUNT_LIMIT = 10**9
+# The value of a field that a run resolves at its start.
+AUTO = "auto"
 
 
 class Field(NamedTuple):
@@ -166,11 +168,22 @@ FIELDS: dict[str, Field] = {
     "synergy.epsilon": Field(
         float, 1e-8, "smoothing of the probabilities; 1e-8: as in the released code, 0: exact KL", 0
     ),
+    "synergy.branch_warmup": Field(
+        float,
+        AUTO,
+        "epochs (hold, rise): branches teach deeper classifiers nothing, then ever more up to full weight; "
+        "auto: (2, 3) where branches start fresh beside init_weights, else (0, 0)",
+        0,
+        10**6,
+        words=(AUTO,),
+        several=True,
+        before=(0, 0),
+    ),
     "optimizer.schedule": Field(
         str, "cosine", "schedule of the learning rate over the epochs", words=("step", "cosine")
     ),
     "optimizer.learning_rate": Field(float, 0.1, "learning rate after warm-up, before any decay", 0),
-    "optimizer.warmup_epochs": Field(float, 0.0, "epochs of linear warm-up; cosine only", 0),
+    "optimizer.warmup_epochs": Field(float, 0.0, "epochs of linear warm-up of the learning rate", 0),
     "optimizer.drop_epochs": Field(
         int,
         (),
@@ -214,7 +227,8 @@ def check(values: Mapping[str, Any], rows: Mapping[str, Field]) -> None:
 def _check_value(name: str, value: Any, field: Field) -> None:
     if field.words and isinstance(value, str):
         if value not in field.words:
-            also = "" if field.type is str else f" or a {field.type.__name__}"
+            kind = f"tuple of {field.type.__name__}" if field.several else field.type.__name__
+            also = "" if field.type is str else f" or a {kind}"
             raise InputError(f"`{name}` must be one of {', '.join(field.words)}{also}; got {value!r}.")
         return
     kind = f"a tuple of {field.type.__name__}" if field.several else f"of type {field.type.__name__}"

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from dks_jax.nn.derivatives import is_forward_mode
+
 
 def normalise_by(
     x: jax.Array, mean: jax.Array, var: jax.Array, *, scale: jax.Array, bias: jax.Array, epsilon: float
@@ -21,7 +23,8 @@ def normalise_batch(
     """x normalised with its own mean and variance per group and channel, and these statistics.
 
     The closed-form derivative takes two sums over the batch and keeps no activation but x, in its own type;
-    automatic differentiation would take four sums. There is no forward-mode derivative.
+    automatic differentiation would take four sums. It excludes forward mode; within the context manager
+    `forward_mode` both modes are JAX's own.
 
     Args:
       x: [group, example, channel].
@@ -31,7 +34,10 @@ def normalise_batch(
       (normalised, mean, variance). `normalised` has the shape and the type of x. The mean and the biased
       variance are [group, 1, channel] in float32 or wider; no gradient flows through them.
     """
-    return _normalise_batch(x, scale, bias, epsilon)
+    if not is_forward_mode():
+        return _normalise_batch(x, scale, bias, epsilon)
+    y, mean, var = _values(x, scale, bias, epsilon)
+    return y, jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)
 
 
 def _values(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dks_jax.nn.derivatives import is_forward_mode
 from dks_jax.nn.winograd import winograd
 from dks_jax.runtime.errors import InputError
 
@@ -35,12 +36,15 @@ def forms(form: str) -> AbstractContextManager[None]:
     return _fixed_form(form)
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.Array:
+def convolve(
+    x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1, *, forward_mode: bool = False
+) -> jax.Array:
     """The convolution with zero padding of size // 2 on every side, as `torch.nn.Conv2d` computes it.
 
     Unless `forms` fixes the form, it follows the platform that the program is compiled for, which may differ
     from the platform that traces it, and with several devices it is XLA's own. The form for CPUs serves
-    float32 and float64 without groups; it defines its own derivatives and therefore has no forward mode.
+    float32 and float64 without groups. It defines its own reverse-mode derivatives and has no forward mode,
+    unless the argument `forward_mode` or the context manager of this name asks for it.
 
     Args:
       x: images [batch, height, width, in].
@@ -48,6 +52,8 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> j
       stride: step along both axes.
       groups: number of groups of channels that are convolved separately; as many groups as channels make a
         depthwise convolution.
+      forward_mode: whether there are derivatives of both modes. They are those of XLA's own convolution,
+        which on a CPU are slower in reverse mode; the value is the same.
 
     Returns:
       [batch, height / stride, width / stride, out], the sizes rounded up.
@@ -58,9 +64,10 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> j
     form = _fixed_form.value or ("" if jax.device_count() == 1 else "accelerator")
     if form == "accelerator":
         return plain(x, kernel)
+    on_cpu = _differentiable if forward_mode or is_forward_mode() else _convolve_on_cpu
     if form == "cpu":
-        return _convolve_on_cpu(x, kernel, stride)
-    return lax.platform_dependent(x, kernel, cpu=lambda x, k: _convolve_on_cpu(x, k, stride), default=plain)
+        return on_cpu(x, kernel, stride)
+    return lax.platform_dependent(x, kernel, cpu=lambda x, k: on_cpu(x, k, stride), default=plain)
 
 
 def direct(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.Array:
@@ -102,6 +109,14 @@ def _backward(stride: int, residuals: tuple[jax.Array, jax.Array], g: jax.Array)
 
 
 _convolve_on_cpu.defvjp(_forward, _backward)
+
+_differentiable = jax.custom_jvp(_fastest, nondiff_argnums=(2,))
+
+
+@_differentiable.defjvp
+def _tangent(stride: int, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]):
+    plain = partial(direct, stride=stride)
+    return _differentiable(*primals, stride), jax.jvp(plain, primals, tangents)[1]
 
 
 def image_gradient(x: jax.Array, kernel: jax.Array, stride: int, g: jax.Array) -> jax.Array:

@@ -22,6 +22,8 @@ class Conv(nnx.Module):
     """A square convolution without bias, with zero padding of kernel_size // 2 on every side.
 
     kernel: [height, width, in / groups, out], Kaiming-normal by fan-in, or by fan-out if `fan_out` is set.
+    deterministic: whether the layer is in evaluation mode, in which it has derivatives of both modes; set by
+      `.eval()` and `.train()`, as in NNX's own layers. The values are the same in both modes.
     """
 
     def __init__(
@@ -39,9 +41,11 @@ class Conv(nnx.Module):
         self.kernel = nnx.Param(kaiming_normal(rngs, shape, fan_out=fan_out))
         self.stride = stride
         self.groups = groups
+        self.deterministic = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return convolve(x, self.kernel[...].astype(x.dtype), self.stride, self.groups)
+        kernel = self.kernel[...].astype(x.dtype)
+        return convolve(x, kernel, self.stride, self.groups, forward_mode=self.deterministic)
 
 
 class Linear(nnx.Module):

@@ -1,5 +1,11 @@
-"""Training: what a config describes, the compiled steps, and the loop that runs them."""
+"""Training: what a config describes, the compiled steps, and the loop that runs them.
 
+`build_steps` and `Steps` train a network of your own in a loop of your own. For checkpoints, logs and tables
+register it as a family, `models.NETWORKS["mine"] = Family(...)`, and call `dks_jax.train.main` with a config
+that names it; docs/own_model.md shows both.
+"""
+
+from dks_jax.training.branch_warmup import resolve_branch_warmup
 from dks_jax.training.experiment import Experiment, build_network, build_steps, prepare
 from dks_jax.training.loop import train
 from dks_jax.training.optimizers import cosine_schedule, sgd, step_schedule
@@ -13,6 +19,7 @@ __all__ = [
     "build_steps",
     "cosine_schedule",
     "prepare",
+    "resolve_branch_warmup",
     "sgd",
     "step_schedule",
     "train",

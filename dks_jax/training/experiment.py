@@ -19,6 +19,7 @@ from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import BranchSpec, DeeplySupervised
 from dks_jax.synergy import objective, teaching_matrix
 from dks_jax.training import optimizers
+from dks_jax.training.branch_warmup import resolve_branch_warmup, teaching_schedule
 from dks_jax.training.steps import Steps
 from dks_jax.weights import Metadata, adopt_progress, adopt_weights, find_start, load_weights
 
@@ -61,6 +62,7 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
     optimizers.check(config.optimizer, config.epochs)
     branches = models.resolve_branches(config.model, resolve(config).branches)
     teaching_matrix(resolve(config).teaches, len(branches) + 1)
+    config = resolve_branch_warmup(config)
     if config.init_optimizer and not config.init_weights:
         raise InputError("`init_optimizer` must be False where `init_weights` is empty; got True.")
     init_weights = None
@@ -133,13 +135,15 @@ def build_steps(
       train_feed, test_feed: see `Steps`.
 
     Raises:
-      InputError: `synergy.teaches` of the config does not fit the classifiers of the network.
+      InputError: a field of `config.synergy` is wrong or does not fit the classifiers of the network.
     """
     optimizer, schedule = optimizers.from_config(config.optimizer, config.epochs, train_feed.steps_per_epoch)
-    synergy = config.synergy
+    synergy = resolve_branch_warmup(config).synergy
+    teaches = teaching_matrix(resolve(config).teaches, len(network.names))
+    hold, rise = synergy.branch_warmup
     loss = partial(
         objective,
-        teaches=teaching_matrix(resolve(config).teaches, len(network.names)),
+        teaches=teaches,
         names=network.names,
         alpha=synergy.alpha,
         temperature=synergy.temperature,
@@ -154,6 +158,7 @@ def build_steps(
         seed=config.seed,
         devices=devices,
         remat=config.remat,
+        loss_schedule=teaching_schedule(teaches, hold, rise, train_feed.steps_per_epoch),
     )
     return steps, schedule
 
@@ -171,12 +176,15 @@ def _describe(
     image = jax.ShapeDtypeStruct((1, *images.train.image_shape), jnp.float32)
     kept = "streamed" if config.data.streamed else "in memory"
     own = [str(tuple(branch)) for branch in branches]
+    hold, rise = config.synergy.branch_warmup
+    warmup = f"; what branches teach deeper ones sets in after {hold} epochs and is whole {rise} later"
     return [
         f"{models.describe(config.model)}, method {config.method}: in training "
         f"{_num_params(network):,} parameters and {count_macs(network, image) / 1e6:,.1f} million MACs per "
         f"image (forward); in use {_num_params(backbone):,} and {count_macs(backbone, image) / 1e6:,.1f} "
         "million",
-        f"branches (after, blocks, widths): {', '.join(own) or 'none'}; teaches: {resolve(config).teaches}",
+        f"branches (after, blocks, widths): {', '.join(own) or 'none'}; teaches: {resolve(config).teaches}"
+        + (warmup if branches and (hold or rise) else ""),
         f"{config.data.source}: {images.train.num_examples:,} training and {images.test.num_examples:,} "
         f"held-out images of {'x'.join(map(str, images.train.image_shape))} in {len(images.class_names)} "
         f"classes, {kept}; splits {config.data.train_split} and {config.data.held_out}",

@@ -29,12 +29,26 @@ def drop_steps(drop_epochs: Sequence[int], steps_per_epoch: int) -> list[int]:
 
 
 def step_schedule(
-    learning_rate: float, drop_epochs: Sequence[int], drop_factor: float, steps_per_epoch: int
+    learning_rate: float,
+    drop_epochs: Sequence[int],
+    drop_factor: float,
+    steps_per_epoch: int,
+    warmup_epochs: float = 0.0,
 ) -> Schedule:
-    """A rate that is multiplied by `drop_factor` at the start of each of `drop_epochs`; see `drop_steps`."""
+    """A rate that is multiplied by `drop_factor` at the start of each of `drop_epochs`; see `drop_steps`.
+
+    Over the first `warmup_epochs` it is also multiplied by a factor that rises linearly from 0 to 1.
+    """
     boundaries = np.asarray(drop_steps(drop_epochs, steps_per_epoch), np.int32)
     rates = np.asarray([learning_rate * drop_factor**k for k in range(len(boundaries) + 1)])
-    return lambda step: jnp.asarray(rates)[jnp.sum(step >= boundaries)]
+    warmup_steps = int(warmup_epochs * steps_per_epoch)
+
+    def rate(step: Any) -> jax.Array:
+        return jnp.asarray(rates)[jnp.sum(step >= boundaries)]
+
+    if not warmup_steps:
+        return rate
+    return lambda step: rate(step) * jnp.minimum(step / warmup_steps, 1.0)
 
 
 def cosine_schedule(
@@ -133,10 +147,6 @@ def check(config: Config, epochs: int) -> None:
         raise InputError(
             f"`optimizer.drop_epochs` must be () where the schedule is cosine; got {tuple(drop_epochs)}."
         )
-    if config.schedule == "step" and config.warmup_epochs:
-        raise InputError(
-            f"`optimizer.warmup_epochs` must be 0 where the schedule is step; got {config.warmup_epochs}."
-        )
     if config.warmup_epochs >= epochs:
         raise InputError(
             f"`optimizer.warmup_epochs` must be below `epochs`, {epochs}; got {config.warmup_epochs}."
@@ -150,7 +160,11 @@ def from_config(
     reset_steps = []
     if config.schedule == "step":
         schedule = step_schedule(
-            config.learning_rate, config.drop_epochs, config.drop_factor, steps_per_epoch
+            config.learning_rate,
+            config.drop_epochs,
+            config.drop_factor,
+            steps_per_epoch,
+            config.warmup_epochs,
         )
         if config.reset_momentum_at_drops:
             reset_steps = drop_steps(config.drop_epochs, steps_per_epoch)

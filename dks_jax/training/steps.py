@@ -5,6 +5,7 @@ and XLA inserts the communication. Reductions, dropout masks and crops are there
 does not depend on the number of devices.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -19,17 +20,22 @@ from dks_jax.nn import Arrays, Functional, forms
 from dks_jax.reporting.measurements import History
 from dks_jax.runtime.compilation import KEEP_BARRIERS
 from dks_jax.runtime.devices import Devices
+from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import DeeplySupervised
 from dks_jax.training import optimizers
 
-# (logits [classifier, batch, class], targets, weights=[batch]) -> (total, terms by name); the targets are
-# labels [batch] or probabilities [batch, class].
-Loss: TypeAlias = Callable[..., tuple[jax.Array, Arrays]]
+# (logits [classifier, batch, class], targets, weights=[batch]) -> total, or (total, terms by name), all
+# scalars; the targets are labels [batch] or probabilities [batch, class].
+Loss: TypeAlias = Callable[..., jax.Array | tuple[jax.Array, Arrays]]
+# The step -> keyword arguments of the loss, inside the compiled step of training.
+LossSchedule: TypeAlias = Callable[[jax.Array], dict[str, jax.Array]]
 # (batch, key of the step) -> batch, inside the compiled step, e.g. to mix images and targets.
 Mix: TypeAlias = Callable[[Batch, jax.Array], Batch]
 
 # The network's random streams take the first numbers, one each.
 MIXING_STREAM = 2**31 - 1
+# The number of a batch, for tracing.
+INDEX = jax.ShapeDtypeStruct((), jnp.int32)
 
 
 class TrainState(NamedTuple):
@@ -46,7 +52,8 @@ class Steps:
 
     Args:
       network: network that returns logits [classifier, batch, class].
-      loss: objective, e.g. `objective` with its keyword arguments bound.
+      loss: objective, e.g. `objective` with its keyword arguments bound. One that does not take the keyword
+        `weights` serves where no batch is padded.
       optimizer: optax transformation of the gradients.
       train_feed: training images.
       test_feed: held-out images; None if nothing is evaluated.
@@ -54,6 +61,8 @@ class Steps:
       devices: devices that hold the arrays.
       remat: whether the backward pass recomputes activations; see `nn.layers.Stage`.
       mix: transformation of each training batch before the network; None for none.
+      loss_schedule: function from the step to keyword arguments that `loss` takes in training alone, in place
+        of those that are bound; None for none.
     """
 
     def __init__(
@@ -68,6 +77,7 @@ class Steps:
         devices: Devices,
         remat: bool = False,
         mix: Mix | None = None,
+        loss_schedule: LossSchedule | None = None,
     ):
         self.train_feed = train_feed
         # Without a feed of held-out images only `evaluate` fails.
@@ -75,6 +85,8 @@ class Steps:
         self._names = network.names
         self._network = Functional(network, remat=remat)
         self._loss = loss
+        self._loss_schedule = loss_schedule
+        self._takes_weights = _takes_weights(loss)
         self._optimizer = optimizer
         self._seed = seed
         self._devices = devices
@@ -102,14 +114,21 @@ class Steps:
         """Takes an optimizer step for each batch of a chunk of `train_feed`; `state` is donated.
 
         Stops after a batch whose loss, or a term of it, is not finite; the history ends with this batch.
+
+        Raises:
+          InputError: the loss does not take weights, and a batch is padded.
         """
         state, done, history = self._train(
             state, chunk.arrays, chunk.first, chunk.num_batches, batch_size=chunk.batch_size
         )
-        return state, self._fetch(history, done)
+        return state, self._fetch(history, done, chunk.batch_size)
 
     def evaluate(self, state: TrainState, chunk: Chunk) -> History:
-        """The loss and the errors of every classifier, for each batch of a chunk of `test_feed`."""
+        """The loss and the errors of every classifier, for each batch of a chunk of `test_feed`.
+
+        Raises:
+          InputError: the loss does not take weights, and a batch is padded.
+        """
         history = self._evaluate(
             state.params,
             state.batch_stats,
@@ -118,7 +137,7 @@ class Steps:
             chunk.num_batches,
             batch_size=chunk.batch_size,
         )
-        return self._fetch(history, chunk.num_batches)
+        return self._fetch(history, chunk.num_batches, chunk.batch_size)
 
     def lower(self, state: TrainState, chunk: Chunk) -> jax.stages.Lowered:
         """The lowered training step of a chunk, for inspection or to be compiled for other devices."""
@@ -127,15 +146,21 @@ class Steps:
         )
 
     def _train_chunk(self, state, arrays, first, count, *, batch_size):
+        def step(state, index):
+            with forms(self._devices.form):
+                return self._train_step(state, self.train_feed.batch(arrays, index, batch_size))
+
+        # Traced once for both its shapes and its operations, which become those of the loop's body.
+        step = jax.jit(step, inline=True)
+
         def body(carry):
             state, done, history, _ = carry
-            with forms(self._devices.form):
-                batch = self.train_feed.batch(arrays, first + done, batch_size)
-                state, measured = self._train_step(state, batch)
+            state, measured = step(state, first + done)
             finite = jnp.all(jnp.isfinite(jnp.stack(list(measured.values()))))
             return state, done + 1, self._record(history, done, measured), finite
 
-        carry = (state, jnp.int32(0), self._blank_history(), jnp.array(True))
+        history = self._blank_history(jax.eval_shape(step, state, INDEX)[1])
+        carry = (state, jnp.int32(0), history, jnp.array(True))
         if self._devices.batches_per_call == 1:
             carry = body(carry)
         else:
@@ -148,10 +173,11 @@ class Steps:
         key = jax.random.fold_in(jax.random.key(self._seed), state.step)
         if self._mix:
             batch = self._mix(batch, jax.random.fold_in(key, MIXING_STREAM))
+        arguments = self._loss_schedule(state.step) if self._loss_schedule else {}
 
         def loss(params):
             logits, batch_stats = self._network.train(params, state.batch_stats, batch.images, key)
-            measured = self._measure(logits, batch)
+            measured = self._measure(logits, batch, **arguments)
             return measured["loss"], (batch_stats, measured)
 
         gradients, (batch_stats, measured) = jax.grad(loss, has_aux=True)(state.params)
@@ -160,40 +186,61 @@ class Steps:
         return TrainState(state.step + 1, params, batch_stats, opt_state), measured
 
     def _evaluate_chunk(self, params, batch_stats, arrays, first, count, *, batch_size):
-        def body(i, history):
-            batch = self.test_feed.batch(arrays, first + i, batch_size)
+        def step(index):
+            batch = self.test_feed.batch(arrays, index, batch_size)
             with forms(self._devices.form):
                 logits = self._network.eval(params, batch_stats, batch.images)
-            return self._record(history, i, self._measure(logits, batch))
+            return self._measure(logits, batch)
 
-        history = self._blank_history()
+        step = jax.jit(step, inline=True)
+
+        def body(i, history):
+            return self._record(history, i, step(first + i))
+
+        history = self._blank_history(jax.eval_shape(step, INDEX))
         if self._devices.batches_per_call == 1:
             history = body(jnp.int32(0), history)
         else:
             history = jax.lax.fori_loop(0, count, body, history)
         return jax.lax.with_sharding_constraint(history, self._devices.replicated)
 
-    def _measure(self, logits: jax.Array, batch: Batch) -> Arrays:
-        total, terms = self._loss(logits, batch.targets, weights=batch.weights)
+    def _measure(self, logits: jax.Array, batch: Batch, **arguments: jax.Array) -> Arrays:
+        if self._takes_weights:
+            arguments["weights"] = batch.weights
+        result = self._loss(logits, batch.targets, **arguments)
+        total, terms = result if isinstance(result, tuple) else (result, {})
         # With probabilities as targets the most likely class counts as the label.
         labels = batch.targets if batch.targets.ndim == 1 else jnp.argmax(batch.targets, axis=-1)
         wrong = jnp.sum((jnp.argmax(logits, axis=-1) != labels) * batch.weights, axis=-1)
         errors = {f"errors/{name}": wrong[i] for i, name in enumerate(self._names)}
         return {"examples": jnp.sum(batch.weights), "loss": total, **terms, **errors}
 
-    def _blank_history(self) -> Arrays:
-        """Zeros for the measurements of a chunk, whose names and types come from tracing a tiny batch."""
-        logits = jnp.zeros((len(self._names), 1, 2))
-        batch = Batch(jnp.zeros((1, 1)), jnp.zeros(1, jnp.int32), jnp.ones(1))
-        names = jax.eval_shape(self._measure, logits, batch)
+    def _blank_history(self, measured: Arrays) -> Arrays:
+        """Zeros for the measurements of a chunk, of the names and types that those of a batch have."""
         length = self._devices.batches_per_call
-        return {name: jnp.zeros(length, value.dtype) for name, value in names.items()}
+        return {name: jnp.zeros(length, value.dtype) for name, value in measured.items()}
 
     @staticmethod
     def _record(history: Arrays, index: jax.Array, measured: Arrays) -> Arrays:
         return {name: history[name].at[index].set(measured[name]) for name in history}
 
-    @staticmethod
-    def _fetch(history: Arrays, length: Any) -> History:
+    def _fetch(self, history: Arrays, length: Any, batch_size: int) -> History:
         values, length = jax.device_get((history, length))
-        return {name: value[: int(length)] for name, value in values.items()}
+        values = {name: value[: int(length)] for name, value in values.items()}
+        # The loss has then counted the padding like examples.
+        if not self._takes_weights and np.any(values["examples"] != batch_size):
+            raise InputError(
+                f"`loss` must take the keyword `weights` where a batch is padded; one of {batch_size} holds "
+                f"{values['examples'].min():.0f} examples: have it weigh them, or choose a batch size that "
+                "divides the number of images."
+            )
+        return values
+
+
+def _takes_weights(loss: Loss) -> bool:
+    try:
+        parameters = inspect.signature(loss).parameters
+    except (TypeError, ValueError):
+        # Some callables have no signature; they fail where they do not take what they are given.
+        return True
+    return "weights" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())

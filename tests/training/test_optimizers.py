@@ -24,6 +24,17 @@ def test_without_a_drop_or_before_it_the_learning_rate_stays(drops):
     np.testing.assert_allclose([schedule(0), schedule(2**31 - 2)], [0.1, 0.1], rtol=1e-6)
 
 
+def test_a_step_schedule_rises_linearly_and_drops_as_it_does_without_a_warm_up():
+    plain = optim.step_schedule(0.4, (3, 6), 0.1, steps_per_epoch=5)
+    warm = optim.step_schedule(0.4, (3, 6), 0.1, steps_per_epoch=5, warmup_epochs=1.5)
+    np.testing.assert_allclose([warm(step) for step in (0, 3, 6)], [0, 0.4 * 3 / 7, 0.4 * 6 / 7], rtol=1e-6)
+    for step in (7, 9, 10, 24, 25, 10**6):
+        assert warm(step) == plain(step)
+    # A drop within the warm-up counts too.
+    warm = optim.step_schedule(0.4, (3,), 0.1, steps_per_epoch=5, warmup_epochs=4)
+    np.testing.assert_allclose([warm(9), warm(10), warm(30)], [0.18, 0.02, 0.04], rtol=1e-6)
+
+
 def test_cosine_rises_linearly_and_falls_to_zero():
     schedule = optim.cosine_schedule(0.4, warmup_epochs=2, epochs=10, steps_per_epoch=5)
     # Warm-up: steps 0 to 10; the cosine's middle is at step 30, its end at 50.
@@ -47,6 +58,9 @@ def test_the_released_config_drops_and_forgets_the_momentum_together():
         "reset_momentum_at_drops": True,
         "warmup_epochs": 0.0,
     }
+    warm = ml_collections.ConfigDict(fields | {"warmup_epochs": 2.0})
+    optim.check(warm, epochs=6)
+    assert optim.from_config(warm, epochs=6, steps_per_epoch=2)[1](1) == 0.25
     optimizer, schedule = optim.from_config(ml_collections.ConfigDict(fields), epochs=6, steps_per_epoch=2)
     np.testing.assert_allclose([schedule(step) for step in (3, 4, 8)], [1.0, 0.2, 0.04], rtol=1e-6)
     # How far each step moves a parameter at zero whose gradient is always one.
