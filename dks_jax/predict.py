@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from dks_jax.runtime import signals
 
@@ -21,7 +22,7 @@ if __name__ == "__main__":
 from dks_jax.command_line import Parser, run
 from dks_jax.inference import prediction
 from dks_jax.runtime import compilation
-from dks_jax.weights import load_network
+from dks_jax.weights import build_network, load_weights, require_head
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +54,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def _predict(arguments: argparse.Namespace) -> None:
     compilation.enable_cache()
     paths = prediction.find_images(arguments.images, say=partial(print, file=sys.stderr))
-    network, metadata = load_network(arguments.weights, branches=False)
+    path = Path(arguments.weights)
+    weights = load_weights(path).without_branches()
+    require_head(weights, path)
+    network, metadata = build_network(weights), weights.metadata
+    for remark in weights.remarks:
+        print(remark, file=sys.stderr)
     skip = arguments.skip_unreadable
     predictions = prediction.predict(network, metadata, paths, skip_unreadable=skip)
     for path, own in zip(paths, predictions, strict=True):

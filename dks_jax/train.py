@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     stop,
                     config_file=command.config_file,
                     change=command.change,
+                    skip_unreadable=command.skip_unreadable,
                 )
     except Interrupted as interrupted:
         output.complain(str(interrupted))
@@ -64,6 +65,7 @@ class Command(NamedTuple):
     config_file: value of --config.
     workdir: folder of the run.
     change: whether a run that goes on may do so with another learning rate.
+    skip_unreadable: whether the next image takes the place of one that cannot be decoded.
     process, distributed: place of this process in a job; see `process` and `detect` of `hosts.job`.
     """
 
@@ -71,6 +73,7 @@ class Command(NamedTuple):
     config_file: str
     workdir: Path
     change: bool
+    skip_unreadable: bool
     process: hosts.ProcessInfo | None
     distributed: bool
 
@@ -90,6 +93,11 @@ def parse(argv: Sequence[str]) -> Command:
         action="store_true",
         help="let learning_rate, drop_epochs and drop_factor of the optimizer differ where a run goes on",
     )
+    parser.add_argument(
+        "--skip_unreadable",
+        action="store_true",
+        help="take the next image in the place of one that cannot be decoded, and list it",
+    )
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, the same for all")
     parser.add_argument("--num_processes", metavar="N", help="number of processes that train together")
     parser.add_argument("--process_id", metavar="I", help="number of this process, from 0")
@@ -108,6 +116,7 @@ def parse(argv: Sequence[str]) -> Command:
         arguments.config,
         Path(os.path.expanduser(arguments.workdir)) if arguments.workdir else default,
         arguments.change,
+        arguments.skip_unreadable,
         hosts.process_info(arguments.coordinator, arguments.num_processes, arguments.process_id),
         arguments.distributed,
     )

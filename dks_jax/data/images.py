@@ -172,12 +172,14 @@ class ImageData(NamedTuple):
     """A training split, a held-out split and the names of the classes in label order.
 
     notes: lines about what was found, e.g. files that are left out.
+    exact: whether the checksums are those of the data set, and not of one in which images may be replaced.
     """
 
     train: Split | StoredSplit
     test: Split | StoredSplit
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    exact: bool = True
 
     @property
     def held_out(self) -> "HeldOut":
@@ -190,7 +192,7 @@ class ImageData(NamedTuple):
             split.replacing_unreadable(say) if isinstance(split, StoredSplit) else split
             for split in (self.train, self.test)
         )
-        return self._replace(train=train, test=test)
+        return self._replace(train=train, test=test, exact=False)
 
     def in_memory(self, train_per_class: int, test_per_class: int) -> "ImageData":
         """Decodes both splits and keeps the first images of every class; 0 keeps all of them.

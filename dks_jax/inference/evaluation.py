@@ -3,6 +3,7 @@
 import copy
 import time
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from dks_jax.reporting.measurements import Stopwatch
 from dks_jax.runtime.devices import Devices
 from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import DeeplySupervised
-from dks_jax.weights import Metadata, load_network
+from dks_jax.weights import Metadata, build_network, load_weights, require_head
 
 
 class Evaluation(NamedTuple):
@@ -82,7 +83,9 @@ def prepare(config: Config, weights: str) -> Evaluation:
     source = data.source(fields.source)
     fields.streamed = not source.in_memory and not (source.read_for_labels and fields.test_per_class)
     data.check(fields)
-    network, metadata = load_network(weights)
+    loaded = load_weights(Path(weights))
+    require_head(loaded, Path(weights))
+    metadata = loaded.metadata
     trained = metadata.preprocessing
     config.data = fields = data.resolve(fields, training=False, channels=trained.channels)
     if not fields.mean:
@@ -97,7 +100,8 @@ def prepare(config: Config, weights: str) -> Evaluation:
             "and ECE are over the logits of all of them",
         )
     held_out = held_out.relabelled(labels, metadata.class_names)
-    return Evaluation(config, weights, network, metadata, held_out, assumed)
+    assumed = (*loaded.remarks, *assumed)
+    return Evaluation(config, weights, build_network(loaded), metadata, held_out, assumed)
 
 
 def evaluate(evaluation: Evaluation, *, skip_unreadable: bool = False, keep_logits: bool = False) -> Result:

@@ -4,9 +4,7 @@ While it lasts, branches learn from the labels and from all deeper classifiers, 
 ones counts less: nothing for `hold` epochs, then over `rise` epochs a share that rises linearly to 1.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,25 +13,24 @@ import numpy as np
 from dks_jax import models
 from dks_jax.config import AUTO, Config, complete, flatten, resolve
 from dks_jax.runtime.errors import InputError
+from dks_jax.supervision import BranchSpec
 from dks_jax.synergy import scale_upward
 from dks_jax.training.steps import LossSchedule
-from dks_jax.weights import load_weights
 
 FIELD = "synergy.branch_warmup"
 # (hold, rise) in epochs, for branches that start fresh beside trained weights and for all others.
 FRESH, OFF = (2, 3), (0, 0)
 
 
-def resolve_branch_warmup(config: Config, recorded: Mapping[str, Any] | None = None) -> Config:
+def resolve_branch_warmup(config: Config, given: Sequence[BranchSpec] | None = None) -> Config:
     """The config of a run with numbers in place of `synergy.branch_warmup` = "auto".
 
     Args:
       config: the config, which is returned itself where it has numbers.
-      recorded: the fields of the run that goes on, as `config.recorded` gives them; None for a new run, which
-        looks into `init_weights`.
+      given: branches of the weights that the run starts from; None where it starts from none.
 
     Raises:
-      InputError: the numbers are not two, or `init_weights` cannot be read.
+      InputError: the numbers are not two.
     """
     warmup = config.synergy.branch_warmup
     if warmup != AUTO:
@@ -42,21 +39,10 @@ def resolve_branch_warmup(config: Config, recorded: Mapping[str, Any] | None = N
                 f"`{FIELD}` must be {AUTO} or two numbers of epochs, (hold, rise); got {warmup}."
             )
         return config
-    if recorded is not None:
-        warmup = tuple(recorded[FIELD])
-    elif _has_fresh_branches(config):
-        warmup = FRESH
-    else:
-        warmup = OFF
+    own = models.resolve_branches(config.model, resolve(config).branches)
+    fresh = own and given is not None and tuple(given) != own
+    warmup = FRESH if fresh else OFF
     return complete(flatten(config) | {FIELD: warmup}, {}, models.arguments)
-
-
-def _has_fresh_branches(config: Config) -> bool:
-    """Whether `init_weights` brings a backbone and the branches start with initial values."""
-    branches = models.resolve_branches(config.model, resolve(config).branches)
-    if not branches or not config.init_weights or config.init_optimizer:
-        return False
-    return load_weights(Path(config.init_weights)).metadata.branches != branches
 
 
 def teaching_schedule(

@@ -14,6 +14,7 @@ from dks_jax.data import Feed, ImageData
 from dks_jax.models import Preprocessing
 from dks_jax.nn import Arrays, count_macs, get_params
 from dks_jax.nn.precision import DTYPES
+from dks_jax.runtime import output
 from dks_jax.runtime.devices import Devices
 from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import BranchSpec, DeeplySupervised
@@ -47,11 +48,12 @@ class Experiment(NamedTuple):
     description: list[str]
 
 
-def prepare(config: Config, *, resumed: bool) -> Experiment:
+def prepare(config: Config, *, resumed: bool, skip_unreadable: bool = False) -> Experiment:
     """Loads the data and builds the network, the objective, the optimizer and the compiled steps.
 
     Args:
       resumed: whether the weights come from a checkpoint, in which case `config.init_weights` is ignored.
+      skip_unreadable: whether the next image takes the place of one that cannot be decoded.
 
     Raises:
       InputError: a field of the config is wrong, or the data are absent or damaged.
@@ -62,20 +64,18 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
     optimizers.check(config.optimizer, config.epochs)
     branches = models.resolve_branches(config.model, resolve(config).branches)
     teaching_matrix(resolve(config).teaches, len(branches) + 1)
-    config = resolve_branch_warmup(config)
     if config.init_optimizer and not config.init_weights:
         raise InputError("`init_optimizer` must be False where `init_weights` is empty; got True.")
     init_weights = None
     if config.init_weights and not resumed:
         init_weights = find_start(Path(config.init_weights), optimizer=config.init_optimizer)
     weights = load_weights(init_weights) if init_weights else None
+    config = resolve_branch_warmup(config, weights.metadata.branches if weights else None)
     devices = Devices(deterministic=config.deterministic)
-    channels = weights.metadata.preprocessing.channels if weights else 0
-    config.data = data.resolve(config.data, training=True, channels=channels)
-    images = data.load(config.data)
-    if not config.data.mean:
-        mean, std = data.measure(images.train)
-        config.data.update(mean=mean, std=std)
+    trained = weights.metadata.preprocessing if weights else None
+    config.data = data.resolve(config.data, training=True, channels=trained.channels if trained else 0)
+    images = data.load(config.data, skip=output.say if skip_unreadable else None)
+    remarks = _find_statistics(config.data, images, trained)
     feeds = data.make_feeds(
         config.data,
         images,
@@ -87,9 +87,10 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
     network = build_network(
         config, num_classes=len(images.class_names), channels=images.train.image_shape[-1]
     )
-    description = _describe(config, images, network, branches, feeds[0].steps_per_epoch)
+    description = _describe(config, images, network, branches, feeds[0].steps_per_epoch) + remarks
     first_epoch, momentum = 0, None
     if init_weights and weights:
+        description += [*weights.remarks]
         description += adopt_weights(network, weights, init_weights, images.class_names)
         if config.init_optimizer:
             momentum, first_epoch = adopt_progress(network, weights, init_weights, images.class_names)
@@ -102,6 +103,18 @@ def prepare(config: Config, *, resumed: bool) -> Experiment:
     steps, schedule = build_steps(config, network, *feeds, devices=devices)
     metadata = _metadata(config, images, branches)
     return Experiment(config, images, steps, schedule, metadata, first_epoch, momentum, description)
+
+
+def _find_statistics(fields: Config, images: ImageData, trained: Preprocessing | None) -> list[str]:
+    """Sets mean and deviation where `config.data` leaves them open, and says what they are."""
+    if fields.mean:
+        return []
+    if trained and trained.channels == images.train.image_shape[-1]:
+        (mean, std), source = (trained.mean, trained.std), "those of the weights"
+    else:
+        (mean, std), source = data.measure(images.train), "measured on the training images"
+    fields.update(mean=mean, std=std)
+    return [f"mean {mean} and deviation {std}, {source}"]
 
 
 def build_network(config: Config, *, num_classes: int, channels: int) -> DeeplySupervised:

@@ -26,7 +26,13 @@ SECONDS_BETWEEN_DRAWINGS = 30.0
 
 
 def train(
-    config: Config, folder: Path, stop: StopSignals, *, config_file: str = "", change: bool = False
+    config: Config,
+    folder: Path,
+    stop: StopSignals,
+    *,
+    config_file: str = "",
+    change: bool = False,
+    skip_unreadable: bool = False,
 ) -> None:
     """Trains or resumes a run in `folder`, where it writes logs, checkpoints, curves and at the end weights.
 
@@ -36,18 +42,22 @@ def train(
       stop: signals that ask the run to stop.
       config_file: name of the file of the config, which is recorded.
       change: whether a run that goes on may do so with another learning rate; see `workdir.check`.
+      skip_unreadable: whether the next image takes the place of one that cannot be decoded.
 
     Raises:
       InputError: the config, the data or the workdir is wrong, the loss is no longer finite, or a
         checkpoint cannot be written.
       Interrupted: a signal asked the run to stop, and it has been saved.
     """
+    config = workdir.adopt(folder, config)
     workdir.check(folder, config, change=change)
     if workdir.is_finished(folder, config):
         if hosts.is_primary():
             output.say(result(records_until(folder / "metrics.jsonl"), folder))
         return
-    experiment = prepare(config, resumed=has_checkpoint(folder / "checkpoints"))
+    resumed = has_checkpoint(folder / "checkpoints")
+    experiment = prepare(config, resumed=resumed, skip_unreadable=skip_unreadable)
+    config = experiment.config
     with workdir.claim(folder, config, experiment.images, config_file=config_file, change=change):
         stop.deferred = True
         run = Run(config, experiment, folder, stop)

@@ -20,6 +20,7 @@ from dks_jax.reporting.metrics_log import records_until
 from dks_jax.runtime import hosts
 from dks_jax.runtime.errors import InputError
 from dks_jax.runtime.files import atomic_write
+from dks_jax.training import open_fields
 from dks_jax.training.checkpoints import has_checkpoint, last_progress
 
 # The files and folders that mark a folder as the workdir of a run.
@@ -57,6 +58,20 @@ def check(folder: Path, config: Config, *, change: bool = False) -> None:
         _refuse(folder, "config", refused, remedy)
 
 
+def adopt(folder: Path, config: Config) -> Config:
+    """The config, where the run in `folder` has found the fields that it leaves open; see `open_fields`.
+
+    Raises:
+      InputError: the folder holds files named as those of a run, but no run.
+    """
+    description = _read(folder)
+    return (
+        open_fields.adopt(config, recorded(description["config"], models.arguments))
+        if description
+        else config
+    )
+
+
 def _may_change(name: str, before: Any, now: Any, begun: int, change: bool) -> bool:
     """Whether a field of the config may differ from what it was; one line for each rule.
 
@@ -66,6 +81,7 @@ def _may_change(name: str, before: Any, now: Any, begun: int, change: bool) -> b
     """
     return (
         name in FREE_FIELDS
+        or open_fields.is_open(name, before)
         or (change and name in CHANGEABLE_FIELDS)
         or (name == "epochs" and now > before)
         or (name == "optimizer.drop_epochs" and _up_to(begun, before) == _up_to(begun, now))
@@ -220,7 +236,14 @@ def _describe(folder: Path, config: Config, images: ImageData, config_file: str)
     }
     description = _read(folder)
     if description:
-        _refuse(folder, "data", _differences(description["data"], data))
+        changes = _differences(description["data"], data)
+        # A damaged or repaired image changes nothing but the checksums.
+        if all(name.endswith("_checksum") for name in changes):
+            remedy = ", or --skip_unreadable where images were only damaged or repaired"
+            changes = changes if images.exact else {}
+        else:
+            remedy = ""
+        _refuse(folder, "data", changes, remedy)
         start = [start for start in (description, *description["resumed"]) if "versions" in start][-1]
         # Earlier versions did not record the name of the config file.
         if all(start.get(key, program[key]) == program[key] for key in program) or not hosts.is_primary():

@@ -4,6 +4,7 @@ from dks_jax.weights.folder import METADATA, Weights, save_weights
 from dks_jax.weights.loading import (
     adopt_progress,
     adopt_weights,
+    build_network,
     find_start,
     find_weights,
     load_network,
@@ -19,6 +20,7 @@ __all__ = [
     "Weights",
     "adopt_progress",
     "adopt_weights",
+    "build_network",
     "find_start",
     "find_weights",
     "load_network",

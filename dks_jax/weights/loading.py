@@ -83,10 +83,19 @@ def load_network(path: str | Path, *, branches: bool = True) -> tuple[DeeplySupe
     require_head(weights, Path(path))
     if not branches:
         weights = weights.without_branches()
+    return build_network(weights), weights.metadata
+
+
+def build_network(weights: Weights) -> DeeplySupervised:
+    """Builds the network of weights, which `require_head` accepts, in evaluation mode.
+
+    Raises:
+      InputError: the metadata do not describe the weights.
+    """
     network = build(**weights.metadata.network._asdict(), seed=0)
     set_arrays(network, weights.params | weights.batch_stats)
     network.eval()
-    return network, weights.metadata
+    return network
 
 
 def require_head(weights: Weights, path: Path) -> None:

@@ -23,7 +23,11 @@ def root(tmp_path):
 
 
 def test_it_prints_flags_for_training(root, capsys):
-    fields = [f"--config.data.root={root}", "--config.data.image_size=8", "--config.data.preprocessing=squash"]
+    fields = [
+        f"--config.data.root={root}",
+        "--config.data.image_size=8",
+        "--config.data.preprocessing=squash",
+    ]
     assert measure_images.main([IMAGES, *fields]) == 0
     pixels = np.stack([picture(i) for i in (0, 2, 4)]) / 255
     shown = capsys.readouterr().out

@@ -1,14 +1,16 @@
 """Fresh branches teach a trained main classifier only after a while, in a run that began with weights."""
 
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dks_jax import all_pairs, models, top_down
-from dks_jax.config import AUTO, recorded
+from dks_jax import all_pairs, top_down
+from dks_jax.config import AUTO
 from dks_jax.models import load_config
 from dks_jax.training.branch_warmup import FRESH, OFF, resolve_branch_warmup, teaching_schedule
+from dks_jax.weights import load_weights
 from support.runs import DIGITS, assert_same_end, records, run, signal_after, user_error
 from support.tiny_network import save_tiny
 
@@ -39,23 +41,20 @@ def test_it_is_on_by_itself_where_branches_start_fresh_beside_weights(tmp_path):
     save_tiny(tmp_path / "whole")
     save_tiny(tmp_path / "backbone", branches=False)
 
-    def warmup(before=None, **overrides):
+    def warmup(**overrides):
         overrides = {name.replace("__", "."): value for name, value in overrides.items()}
         config = load_config(DIGITS.removeprefix("--config="), overrides)
-        return resolve_branch_warmup(config, before).synergy.branch_warmup
+        given = load_weights(Path(config.init_weights)).metadata.branches if config.init_weights else None
+        return resolve_branch_warmup(config, given).synergy.branch_warmup
 
     backbone = str(tmp_path / "backbone")
     assert warmup() == OFF
     assert warmup(init_weights=backbone) == FRESH
     assert warmup(init_weights=backbone, method="baseline") == OFF
-    assert warmup(init_weights=backbone, init_optimizer="True") == OFF
     assert warmup(init_weights=str(tmp_path / "whole")) == OFF
     assert warmup(init_weights=str(tmp_path / "whole"), model__branches="((0,(2,),(8,)),)") == FRESH
-    # What is set wins, and a run goes on as it began, also without the weights that it began with.
+    # What is set wins.
     assert warmup(init_weights=backbone, synergy__branch_warmup="(0.5, 1)") == (0.5, 1)
-    given = {"method": "dks", "synergy": {"branch_warmup": [2, 3]}}
-    assert warmup(recorded(given, models.arguments), init_weights="gone") == (2, 3)
-    assert warmup(recorded({"method": "dks"}, models.arguments), init_weights="gone") == OFF
 
 
 @pytest.mark.parametrize(

