@@ -49,25 +49,27 @@ class Progress:
         """
         self._done += steps
         now = time.perf_counter()
-        parts = [
-            f"cross-entropy {means['cross_entropy/main']:.4f}",
-            f"error {means['error']:.2f} %",
-            f"sum of losses {means['loss']:.4g}",
-            f"{images_per_second:.0f} images/s",
-        ]
+        metrics = (
+            f"cross-entropy {means['cross_entropy/main']:.4f}, error {means['error']:.2f} %, "
+            f"sum of losses {means['loss']:.4g}"
+        )
+        speed = f"{images_per_second:.0f} images/s"
         if self._first is None:
             self._first = now, self._done
         else:
             begin, at_begin = self._first
             left = (now - begin) / (self._done - at_begin) * (self._total - self._done)
-            parts.append(f"{tqdm.format_interval(left)} left")
+            speed += f", {tqdm.format_interval(left)} left"
         if not self._bar.disable:
             self._bar.set_description(f"epoch {epoch}/{self._num_epochs}", refresh=False)
-            self._bar.set_postfix_str(", ".join(parts), refresh=False)
+            # A narrow terminal cuts off the end.
+            self._bar.set_postfix_str(f"{speed}, {metrics}", refresh=False)
             self._bar.update(steps)
         elif now - self._last_line > self.SECONDS_BETWEEN_LINES:
             self._last_line = now
-            self.say(f"epoch {epoch}/{self._num_epochs}, step {self._done}/{self._total}: {', '.join(parts)}")
+            self.say(
+                f"epoch {epoch}/{self._num_epochs}, step {self._done}/{self._total}: {metrics}\n  {speed}"
+            )
 
     def end_epoch(self, train: Record, test: Record) -> None:
         """Prints the metrics of an epoch in two lines."""

@@ -207,7 +207,7 @@ class Run:
     def _explain(self, changes: workdir.Changes) -> list[str]:
         """Lines about what has changed in the config since the last start, and what the rate is by it."""
         listed = [
-            f"{name} was {before} and is {now}"
+            f"changed: {name} was {before} and is {now}"
             for name, (before, now) in changes.items()
             if name not in workdir.FREE_FIELDS
         ]
@@ -215,7 +215,7 @@ class Run:
             return []
         was, now = (float(rate(self._step)) for rate in (self._earlier_schedule, self._experiment.schedule))
         return [
-            f"changed: {'; '.join(listed)}",
+            *listed,
             f"the learning rate at step {self._step} was {was:.4g} and is {now:.4g}",
         ]
 

@@ -125,31 +125,28 @@ def is_finished(folder: Path, config: Config) -> bool:
     """Whether the folder is that of a finished run without checkpoints, of which `check` accepts the config.
 
     Raises:
-      InputError: the run cannot go on, because a checkpoint is needed for that and there is none.
+      InputError: the checkpoints of the run were deleted, and it cannot go on without.
     """
-    description = _read(folder)
-    if not description or has_checkpoint(folder / "checkpoints"):
+    description, checkpoints = _read(folder), folder / "checkpoints"
+    if not description or has_checkpoint(checkpoints):
         return False
     logged = max((record["epoch"] for record in records_until(folder / "metrics.jsonl")), default=0)
     if (folder / "weights").exists():
         # Without its log the run is taken to have trained for as long as its config says.
         if (logged or recorded(description["config"], models.arguments)["epochs"]) == config.epochs:
             return True
-        problem = (
+        raise InputError(
             f"The run in {folder} has weights/ of an earlier epoch than `epochs`, {config.epochs}, but no "
             "checkpoint to go on from: start in another --workdir with "
             f"--config.init_weights={folder / 'weights'}."
         )
-    elif logged:
-        problem = (
-            f"The run in {folder} has logged {logged} epochs, but has no checkpoint to go on from: put its "
-            "checkpoints back, or delete the folder to start over."
+    # A run that was killed before its first checkpoint leaves the folder for it, and starts over.
+    if logged and not checkpoints.exists():
+        raise InputError(
+            f"The run in {folder} has logged {logged} epochs, but has no checkpoint to go on from: put "
+            f"{checkpoints} back, or delete the folder to start over."
         )
-    else:
-        return False
-    # A run that trains at this moment may be about to write its first checkpoint.
-    with _locked(folder, fcntl.LOCK_SH):
-        raise InputError(problem)
+    return False
 
 
 @contextmanager
@@ -169,7 +166,7 @@ def claim(
 
         def begin() -> None:
             folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(_locked(folder, fcntl.LOCK_EX))
+            held.enter_context(_locked(folder))
             # Repeated because another program may have used the folder while the data were loaded.
             check(folder, config, change=change)
             _describe(folder, config, images, config_file)
@@ -187,15 +184,11 @@ def claim(
 
 
 @contextmanager
-def _locked(folder: Path, kind: int) -> Iterator[None]:
-    """Locks the folder itself, so that no lock file is left and the lock ends with the program.
-
-    Args:
-      kind: LOCK_EX to train in it, LOCK_SH to see that no other program does.
-    """
+def _locked(folder: Path) -> Iterator[None]:
+    """Locks the folder itself, so that no lock file is left and the lock ends with the program."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
         raise InputError(

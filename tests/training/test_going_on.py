@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from dks_jax.models import NETWORKS, wide_resnet
-from dks_jax.training import loop, workdir
+from dks_jax.training import loop
 from dks_jax.weights import load_weights
 from support.comparison import assert_same_bits
 from support.runs import (
@@ -195,11 +195,14 @@ def test_a_log_without_weights_and_checkpoints_is_not_written_over(without_check
     before = file_times(without_checkpoints)
     assert run(without_checkpoints) == 2
     assert "delete the folder" in user_error(capsys, alone=True)
-    with workdir._locked(without_checkpoints, workdir.fcntl.LOCK_EX):
-        assert run(without_checkpoints) == 2
-        # While a program trains there, nobody is told to delete what it writes.
-        assert "delete" not in user_error(capsys, alone=True)
     assert file_times(without_checkpoints) == before
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(unbroken, without_checkpoints):
+    shutil.rmtree(without_checkpoints / "weights")
+    (without_checkpoints / "checkpoints").mkdir()
+    assert run(without_checkpoints) == 0
+    assert_same_end(without_checkpoints, unbroken)
 
 
 def test_best_weights_and_pictures_may_be_deleted_while_a_run_is_stopped(unbroken, tmp_path, monkeypatch):

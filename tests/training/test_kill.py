@@ -1,7 +1,11 @@
-"""SIGKILL at random moments, during saves too: nothing but the work since the last checkpoint is lost."""
+"""SIGKILL at random moments, during saves too: nothing but the work since the last checkpoint is lost.
+
+The other signals cost nothing, and the exit status tells which one it was.
+"""
 
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -30,9 +34,8 @@ def last_step(workdir):
     return max(whole_checkpoints(workdir), default=0)
 
 
-def kill_once(workdir, output, moment, draw):
-    """Starts the run and kills it at a moment; returns whether it was still running."""
-    seen = half_written(workdir)
+def start(workdir, output):
+    """A process that trains, and a function that waits for a condition or for its end."""
     with output.open("w") as file:
         command = [sys.executable, PROGRAM, *RUN, f"--workdir={workdir}"]
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
@@ -43,6 +46,13 @@ def kill_once(workdir, output, moment, draw):
             assert time.monotonic() < end, "nothing happened"
             time.sleep(0.0005)
 
+    return process, wait_until
+
+
+def kill_once(workdir, output, moment, draw):
+    """Starts the run and kills it at a moment; returns whether it was still running."""
+    seen = half_written(workdir)
+    process, wait_until = start(workdir, output)
     if moment == "any":
         time.sleep(draw.uniform(0, 8))
     elif moment == "training":
@@ -107,6 +117,21 @@ def test_a_run_killed_while_it_trains_and_while_it_saves_ends_as_the_unbroken_on
     kills = kill_and_compare(whole, tmp_path / "killed", ["training", "saving"], random.Random(0), capsys)
     assert len(kills) == 2
     assert kills[0][0] > 0
+
+
+def test_a_run_that_every_signal_stops_in_turn_ends_as_the_unbroken_one(whole, tmp_path, capsys):
+    workdir, output, step = tmp_path / "run", tmp_path / "output.txt", 0
+    for name, status in (("INT", 130), ("TERM", 143), ("USR1", 138), ("USR2", 140), ("HUP", 129)):
+        process, wait_until = start(workdir, output)
+        wait_until(lambda before=step: last_step(workdir) > before)
+        process.send_signal(signal.Signals[f"SIG{name}"])
+        assert process.wait(120) == status, output.read_text()
+        step = last_step(workdir)
+        stopped = output.read_text().splitlines()[-1]
+        assert stopped.startswith(f"stopped after step {step} of {EPOCHS * STEPS_PER_EPOCH} and saved")
+    assert train.main([*RUN, f"--workdir={workdir}"]) == 0
+    assert resumed_step(capsys.readouterr().out) == step
+    assert_same_end(workdir, whole)
 
 
 @pytest.mark.slow
