@@ -28,7 +28,7 @@ from dks_jax.command_line import ConfigParser, run
 from dks_jax.config import Config
 from dks_jax.data import source
 from dks_jax.inference import evaluation, report
-from dks_jax.runtime import compilation
+from dks_jax.runtime import compilation, output
 from dks_jax.runtime.errors import InputError
 from dks_jax.runtime.files import atomic_write, require_writable
 
@@ -85,7 +85,7 @@ def parse(argv: Sequence[str]) -> Command:
     if arguments.config is None:
         config_file, fields = read_config(Path(arguments.weights).expanduser())
         config = models.restore_config(fields, overrides)
-        print(f"config: that of the run, {config_file}")
+        output.say(f"config: that of the run, {config_file}")
     else:
         config_file, config = arguments.config, models.load_config(arguments.config, overrides)
     if (
@@ -97,12 +97,12 @@ def parse(argv: Sequence[str]) -> Command:
             f"`data.test_per_class` must be 0 for {config.data.source} with `--skip_unreadable`, because "
             f"choosing images by class decodes all of them; got {config.data.test_per_class}."
         )
-    output, logits = (_destination(arguments, name) for name in ("output", "logits"))
-    if output and logits and output.resolve() == logits.resolve():
+    result, logits = (_destination(arguments, name) for name in ("output", "logits"))
+    if result and logits and result.resolve() == logits.resolve():
         raise InputError(
             f"`--logits` must name another file than `--output`; got {arguments.logits!r} twice."
         )
-    return Command(config, str(config_file), arguments.weights, output, logits, arguments.skip_unreadable)
+    return Command(config, str(config_file), arguments.weights, result, logits, arguments.skip_unreadable)
 
 
 def read_config(weights: Path) -> tuple[Path, dict[str, Any]]:
@@ -139,7 +139,7 @@ def _destination(arguments, name: str) -> Path | None:
 def _evaluate(command: Command) -> None:
     compilation.enable_cache()
     prepared = evaluation.prepare(command.config, command.weights)
-    print("\n".join(report.describe(prepared)), flush=True)
+    output.say("\n".join(report.describe(prepared)))
     result = evaluation.evaluate(
         prepared, skip_unreadable=command.skip_unreadable, keep_logits=command.logits is not None
     )

@@ -190,21 +190,25 @@ def _describe(
     kept = "streamed" if config.data.streamed else "in memory"
     own = [str(tuple(branch)) for branch in branches]
     hold, rise = config.synergy.branch_warmup
-    warmup = f"; what branches teach deeper ones sets in after {hold} epochs and is whole {rise} later"
+    warmup = f"  what branches teach deeper ones sets in after {hold} epochs and is whole {rise} later"
+    sizes = [
+        f"{_num_params(n):,} parameters, {count_macs(n, image) / 1e6:,.1f} million MACs per image"
+        for n in (network, backbone)
+    ]
     return [
-        f"{models.describe(config.model)}, method {config.method}: in training "
-        f"{_num_params(network):,} parameters and {count_macs(network, image) / 1e6:,.1f} million MACs per "
-        f"image (forward); in use {_num_params(backbone):,} and {count_macs(backbone, image) / 1e6:,.1f} "
-        "million",
-        f"branches (after, blocks, widths): {', '.join(own) or 'none'}; teaches: {resolve(config).teaches}"
-        + (warmup if branches and (hold or rise) else ""),
-        f"{config.data.source}: {images.train.num_examples:,} training and {images.test.num_examples:,} "
-        f"held-out images of {'x'.join(map(str, images.train.image_shape))} in {len(images.class_names)} "
-        f"classes, {kept}; splits {config.data.train_split} and {config.data.held_out}",
+        f"{models.describe(config.model)}, method {config.method}",
+        f"  in training: {sizes[0]} (forward)",
+        f"  in use: {sizes[1]}",
+        f"branches (after, blocks, widths): {', '.join(own) or 'none'}; teaches: {resolve(config).teaches}",
+        *([warmup] if branches and (hold or rise) else []),
+        f"{config.data.source}: {images.train.num_examples:,} images in {config.data.train_split}, "
+        f"{images.test.num_examples:,} held out in {config.data.held_out}",
+        f"  {'x'.join(map(str, images.train.image_shape))}, {len(images.class_names)} classes, {kept}",
         *images.notes,
         f"{config.epochs} epochs of {steps_per_epoch} steps with {config.data.batch_size} images, "
-        f"{config.precision}, on {jax.device_count()} {jax.devices()[0].device_kind} device(s) of "
-        f"{jax.process_count()} process(es)",
+        f"{config.precision}",
+        f"  on {jax.device_count()} {jax.devices()[0].device_kind} device(s) of {jax.process_count()} "
+        "process(es)",
     ]
 
 
