@@ -1,6 +1,7 @@
 """A run starts from the last checkpoint of another, with its branches, its momentum and its epochs."""
 
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -24,12 +25,20 @@ def finished(tmp_path_factory, tiny_model):
     return folder
 
 
-@pytest.fixture
-def unfinished(finished, tmp_path):
-    """The same without its final weights, as where it was killed before the end."""
-    folder = shutil.copytree(finished, tmp_path / "unfinished")
-    shutil.rmtree(folder / "weights")
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory, tiny_model):
+    """The workdir of a run that was stopped after the first of two steps of its third epoch."""
+    folder = tmp_path_factory.mktemp("runs") / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        signal_after(patch, "train", 5, signal.SIGTERM)
+        run(folder, *CONSTANT)
+    assert whole_checkpoints(folder) == [4, 5]
     return folder
+
+
+@pytest.fixture
+def unfinished(stopped, tmp_path):
+    return shutil.copytree(stopped, tmp_path / "unfinished")
 
 
 def start_from(path, workdir, *more):
@@ -60,7 +69,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(unfinished, tmp_path, 
     (last / SEAL).write_text("{")
     assert start_from(unfinished, tmp_path / "more", "--config.init_optimizer=True") == 0
     assert str(first) in capsys.readouterr().out
-    assert records(tmp_path / "more")[0]["epoch"] == 2
+    assert records(tmp_path / "more")[0]["epoch"] == 3
     next(path for path in first.rglob("*") if path.parent.name == "d").write_bytes(b"")
     assert start_from(unfinished, tmp_path / "other") == 2
     assert "checkpoints" in user_error(capsys)
@@ -68,7 +77,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(unfinished, tmp_path, 
 
 
 def test_a_run_without_a_complete_epoch_is_refused(tmp_path, capsys, monkeypatch):
-    signal_after(monkeypatch, "train", 1, 15)
+    signal_after(monkeypatch, "train", 1, signal.SIGTERM)
     run(tmp_path / "first")
     assert whole_checkpoints(tmp_path / "first") == [1]
     monkeypatch.undo()
