@@ -84,9 +84,7 @@ FIELDS: dict[str, Field] = {
     "checkpoint_keep": Field(
         int, 2, "number of checkpoints that are kept; a finished run keeps one", 1, COUNT_LIMIT
     ),
-    "init_weights": Field(
-        str, "", "folder of weights, run or PyTorch checkpoint to start from; empty: none"
-    ),
+    "init_weights": Field(str, "", "folder of weights, run or PyTorch checkpoint to start from; empty: none"),
     "init_optimizer": Field(
         bool, False, "whether to continue with the momentum and the epoch of init_weights"
     ),

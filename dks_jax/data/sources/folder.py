@@ -229,9 +229,9 @@ def _held_out(root: Path, name: str, view: View, count: int) -> HeldOut:
         raise InputError(f"{root / name} must hold images; {_finding(root / name)}.")
     split = _first(root, listing, view, count=count, field="test_per_class")
     notes = list(listing.notes)
-    if listing.empty:
-        more = f" and {len(listing.empty) - 1} more" if len(listing.empty) > 1 else ""
-        notes.append(f"without images in {name}: the class {listing.empty[0]}{more}")
+    if empty := list(listing.empty):
+        more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
+        notes.append(f"without images in {name}: the class {empty[0]}{more}")
     return HeldOut(
         split,
         listing.class_names,
