@@ -32,9 +32,10 @@ def script(file):
     """A program that runs a file as the interpreter does."""
 
     def main(arguments):
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [file, *arguments])
-            runpy.run_path(file, run_name="__main__")
+            with pytest.raises(SystemExit) as end:
+                runpy.run_path(file, run_name="__main__")
         return end.value.code
 
     return main
