@@ -1,13 +1,17 @@
 """README and docs: their examples run, in order, and show what they say."""
 
 import re
+import runpy
 import shlex
+import sys
+from pathlib import Path
 
 import convert_pytorch
 import measure_images
 import pytest
+import summarize
 
-from dks_jax import evaluate, predict, train
+from dks_jax import evaluate, models, predict, train
 from support.runs import ROOT, SMALL
 
 PROGRAMS = {
@@ -16,6 +20,7 @@ PROGRAMS = {
     "predict": predict.main,
     "convert_pytorch": convert_pytorch.main,
     "measure_images": measure_images.main,
+    "summarize": summarize.main,
 }
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -25,20 +30,38 @@ def examples(page):
     return re.findall(r"```(python|sh)\n(.*?)```", page.read_text(), re.DOTALL)
 
 
+def script(file):
+    """A program that runs a file as the interpreter does."""
+
+    def main(arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [file, *arguments])
+            with pytest.raises(SystemExit) as end:
+                runpy.run_path(file, run_name="__main__")
+        return end.value.code
+
+    return main
+
+
 def run(language, text, names):
+    if name := re.match(r"# (\w+\.py)\n", text):
+        Path(name[1]).write_text(text)
+        return
     if language == "python":
         exec(compile(text, "example", "exec"), names)
         return
     for command in text.replace("\\\n", " ").strip().splitlines():
-        program, arguments = re.fullmatch(
-            r"python (?:-m dks_jax\.|tools/)(\w+)(?:\.py)? (.*)", command
+        folder, program, arguments = re.fullmatch(
+            r"python (-m dks_jax\.|tools/|)(\w+)(?:\.py)? (.*)", command
         ).groups()
-        assert PROGRAMS[program](shlex.split(arguments)) == 0
+        main = PROGRAMS[program] if folder else script(f"{program}.py")
+        assert main(shlex.split(arguments)) == 0
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.stem)
 def test_examples_run_in_order(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "NETWORKS", dict(models.NETWORKS))
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     if page.stem == "README":
         # It speaks of the run at its beginning, which takes minutes.
@@ -48,8 +71,8 @@ def test_examples_run_in_order(page, tmp_path, monkeypatch, capsys):
         capsys.readouterr()
         run(language, text, names)
         shown = capsys.readouterr().out
-        # Every one shows something, but for those that make files.
-        assert shown or "save(path)" in text
+        # Every one shows something, but for those that are or make files.
+        assert shown or "save(path)" in text or text.startswith("# ")
         everything += shown
     # What a page says that the log says; it may leave out the end of a line.
     for line, cut in re.findall(

@@ -169,8 +169,7 @@ FIELDS: dict[str, Field] = {
     "synergy.branch_warmup": Field(
         float,
         AUTO,
-        "epochs (hold, rise): branches teach deeper classifiers nothing, then ever more up to full weight; "
-        "auto: (2, 3) where branches start fresh beside init_weights, else (0, 0)",
+        "epochs (hold, rise) until branches teach deeper classifiers in full; auto: by init_weights",
         0,
         10**6,
         words=(AUTO,),

@@ -19,7 +19,7 @@ from dks_jax.training.steps import LossSchedule
 
 FIELD = "synergy.branch_warmup"
 # (hold, rise) in epochs, for branches that start fresh beside trained weights and for all others.
-FRESH, OFF = (2, 3), (0, 0)
+FRESH, OFF = (4, 8), (0, 0)
 
 
 def resolve_branch_warmup(config: Config, given: Sequence[BranchSpec] | None = None) -> Config:
