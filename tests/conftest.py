@@ -17,6 +17,13 @@ from support.small_disk import small_disk
 
 __all__ = ["small_disk"]
 
+# Each process of pytest-xdist has its own cores, since the threads of JAX and of torch wait for each other by
+# spinning: on two cores two processes with two threads each take several times as long.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    cores, count = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    if own := cores[int(worker.removeprefix("gw")) :: count]:
+        os.sched_setaffinity(0, own)
+
 # A machine may be busy: how long an example takes is no property of the code.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -13,7 +13,10 @@ from support.runs import CONFIGS, DIGITS, records, run
 
 ALL = sorted(CONFIGS.glob("*.py"))
 # Fields that version 0.1 did not have.
-NEW = ("model.branches", "synergy.teaches")
+NEW = (
+    *("model.branches", "synergy.teaches", "synergy.branch_warmup", "checkpoint_keep"),
+    *("data.train_split", "data.held_out", "data.channels"),
+)
 # The digits config as version 0.1 had it, every field set; `remat` and `deterministic` came during it.
 DIGITS_BEFORE = {
     "method": "dks",

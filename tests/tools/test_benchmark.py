@@ -165,6 +165,7 @@ def test_an_image_that_differs_in_one_pixel_is_refused(monkeypatch, photographs,
     assert "differs between dks_jax and PyTorch as released" in error
 
 
+@pytest.mark.slow
 def test_every_side_trains_with_the_same_loss(measure, tmp_path, monkeypatch):
     checkout = tmp_path / "checkout" / "wrn_DKS"
     checkout.mkdir(parents=True)

@@ -138,7 +138,7 @@ def test_a_streamed_run_stopped_within_an_epoch_equals_an_unbroken_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(Steps, "train", stop_after_third)
-        assert train_on(image_folder, tmp_path / "stopped", *arguments) == 0
+        assert train_on(image_folder, tmp_path / "stopped", *arguments) == 128 + signal.SIGTERM
     assert "step 3 of 4" in capsys.readouterr().err
     assert train_on(image_folder, tmp_path / "stopped", *arguments) == 0
     lines, expected = (
