@@ -115,6 +115,6 @@ def test_fresh_branches_of_a_run_are_held_back_and_it_says_so(tmp_path, tiny_mod
     save_tiny(tmp_path / "backbone", branches=False)
     weights = f"--config.init_weights={tmp_path / 'backbone'}"
     assert run(tmp_path / "run", weights, "--config.epochs=1") == 0
-    assert "2 epochs" in capsys.readouterr().out
+    assert "after 4 epochs" in capsys.readouterr().out
     (first, *_) = records(tmp_path / "run")
     assert first["loss"] == pytest.approx(loss(first, 0), rel=1e-5)
