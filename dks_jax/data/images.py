@@ -5,6 +5,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -122,7 +123,7 @@ class StoredSplit(NamedTuple):
         unread: set[int] = set()
 
         def read(index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
-            for i in (*range(index, self.num_examples), *range(index)):
+            for i in chain(range(index, self.num_examples), range(index)):
                 try:
                     if i not in unread:
                         return self.read(i, rng)
