@@ -13,9 +13,7 @@ import numpy as np
 
 from dks_jax.data.imagenet_classes import wordnet_ids
 from dks_jax.data.images import HeldOut
-from dks_jax.runtime.errors import InputError, printable
-
-LISTED = 5
+from dks_jax.runtime.errors import InputError, listing, printable
 
 
 class Labels(NamedTuple):
@@ -182,10 +180,10 @@ def _labels(held_out: HeldOut, labels: dict[str, int], assumed: list[str]) -> La
 def _require_range(numbers: Sequence[int], count: int) -> None:
     if max(numbers) < count:
         return
-    hint = ": do they count from 1?" if sorted(numbers) == list(range(1, count + 1)) else "."
+    hint = " (do they count from 1?)" if sorted(numbers) == list(range(1, count + 1)) else ""
     raise InputError(
         f"Class folders that are numbers must be below {count}, the number of classes of the network, which "
-        f"has no class names; got {max(numbers)}{hint} To give the names in label order, import the weights "
+        f"has no class names; got {max(numbers)}{hint}: to give the names in label order, import the weights "
         "by tools/convert_pytorch.py --classes FILE."
     )
 
@@ -203,5 +201,4 @@ def _change(given: Sequence[str], own: Sequence[str]) -> str:
 
 
 def _listing(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(printable(name) for name in names[:LISTED]) + more
+    return listing(map(printable, names))

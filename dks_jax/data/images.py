@@ -1,20 +1,20 @@
 """The common form of all data sources: labelled uint8 images, in memory or decoded one by one."""
 
-import os
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-from dks_jax.runtime.errors import InputError
+from dks_jax.runtime.cores import num_cores
+from dks_jax.runtime.errors import InputError, listing
 
-LISTED = 5
 MOST_REPLACED = 0.1
+T = TypeVar("T")
 
 
 class UnreadableError(InputError):
@@ -32,11 +32,37 @@ def join_errors(errors: Sequence[UnreadableError]) -> InputError:
     """The error for all images of a pass that cannot be read; the only one as it is."""
     if len(errors) == 1:
         return errors[0]
-    names = [error.name for error in errors]
-    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
-    return InputError(
-        f"{len(names):,} images cannot be read: {', '.join(names[:LISTED])}{more}; for the first: {errors[0]}"
-    )
+    names = listing(error.name for error in errors)
+    return InputError(f"{len(errors):,} images cannot be read: {names}; for the first: {errors[0]}")
+
+
+def in_threads(function: Callable[[int], T], count: int) -> Iterator[T]:
+    """The results of a function of the indices below `count`, in order, with a progress bar.
+
+    Threads serve because decoders release the global interpreter lock.
+
+    Raises:
+      InputError: after the last index, where the function raised UnreadableError; it counts all of them.
+    """
+
+    def attempt(index: int) -> T | UnreadableError:
+        try:
+            return function(index)
+        except UnreadableError as error:
+            return error
+
+    errors = []
+    # The filter is set around the pool and not inside the function, because it applies to the entire process.
+    with warnings.catch_warnings(), ThreadPoolExecutor(num_cores()) as pool:
+        # Pillow warns of unusual metadata, palettes and sizes, although it decodes the images correctly.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        for result in tqdm(pool.map(attempt, range(count)), total=count, unit="image", disable=None):
+            if isinstance(result, UnreadableError):
+                errors.append(result)
+            else:
+                yield result
+    if errors:
+        raise join_errors(errors)
 
 
 class Split(NamedTuple):
@@ -141,31 +167,15 @@ class StoredSplit(NamedTuple):
         return self._replace(read=read)
 
     def in_memory(self) -> Split:
-        """Decodes all images, in threads, since decoders release the global interpreter lock.
+        """Decodes all images.
 
         Raises:
           InputError: images cannot be decoded; the message counts all of them.
         """
         images = np.empty((self.num_examples, *self.image_shape), dtype=np.uint8)
         labels = np.empty(self.num_examples, dtype=np.int32)
-
-        errors: dict[int, UnreadableError] = {}
-
-        def fill(index: int) -> None:
-            try:
-                images[index], labels[index] = self.read(index)
-            except UnreadableError as error:
-                errors[index] = error
-
-        # The filter is set around the pool and not inside `read`, because it applies to the entire process.
-        with warnings.catch_warnings(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            # Pillow warns of unusual metadata, palettes and sizes, although it decodes the images correctly.
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            indices = range(self.num_examples)
-            for _ in tqdm(pool.map(fill, indices), total=len(indices), unit="image", disable=None):
-                pass
-        if errors:
-            raise join_errors([errors[index] for index in sorted(errors)])
+        for index, example in enumerate(in_threads(self.read, self.num_examples)):
+            images[index], labels[index] = example
         return Split(images, labels)
 
 

@@ -1,5 +1,7 @@
 """The exception for wrong input, and helpers for error messages."""
 
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """An input of the caller is wrong.
@@ -18,3 +20,10 @@ def printable(text: str, limit: int = 60) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its type if the message is empty."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def listing(names: Iterable[str], limit: int = 5) -> str:
+    """The first `limit` names of several, and the number of the others."""
+    names = list(names)
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

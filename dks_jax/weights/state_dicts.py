@@ -1,13 +1,13 @@
 """The state dict of a known network in a PyTorch checkpoint, wherever a training script has put it."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dks_jax import models
 from dks_jax.models import Network
-from dks_jax.runtime.errors import InputError, printable
+from dks_jax.runtime.errors import InputError, listing, printable
 from dks_jax.weights import torch_names
 from dks_jax.weights.inert import Inert
 from dks_jax.weights.torch_files import Tensor
@@ -16,7 +16,6 @@ from dks_jax.weights.torch_files import Tensor
 AVERAGED = "n_averaged"
 # More wrappers around a network than this do not occur.
 MOST_PREFIXES = 8
-LISTED = 5
 
 
 class StateDict(NamedTuple):
@@ -69,13 +68,6 @@ def find(content: Mapping[Any, Any], file: Path, entry: str | None = None) -> St
         others = f", and the averages over training in {left} are left out" if left else ""
         remarks.insert(0, f"the {kind} in the entry `{printable(name)}` are taken{others}")
     return found._replace(remarks=tuple(remarks))
-
-
-def listing(names: Iterable[str]) -> str:
-    """The first names of several, and the number of the others."""
-    names = list(names)
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
 
 
 def _recognise(entry: str, value: Mapping[Any, Any]) -> StateDict | None:

@@ -16,12 +16,11 @@ from dks_jax import models
 from dks_jax.config import COUNT_LIMIT, PUBLISHED
 from dks_jax.data.imagenet_classes import wordnet_ids
 from dks_jax.models import Network, TorchFormat
-from dks_jax.runtime.errors import InputError, printable
+from dks_jax.runtime.errors import InputError, listing, printable
 from dks_jax.weights import descriptions, state_dicts, torch_files, torch_names
 from dks_jax.weights.folder import Named, Weights
 from dks_jax.weights.heads import in_head
 from dks_jax.weights.metadata import Metadata
-from dks_jax.weights.state_dicts import listing
 from dks_jax.weights.torch_files import Tensor
 
 ARRAY_TYPES = ("float32", "float16", "bfloat16", "float64")

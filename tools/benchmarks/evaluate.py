@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from benchmarks import measuring, ours, torch_input
 from benchmarks.measuring import OURS, add_count
 from benchmarks.torch_training import DEVICE, VARIANTS, Network, allow_tf32, place, plain
+from dks_jax.runtime.cores import num_cores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    num_workers, size = measuring.num_cores(), options.batch_size
+    num_workers, size = num_cores(), options.batch_size
     measuring.require_same_device(DEVICE.type)
     torch.set_num_threads(num_workers)
     torch.backends.cudnn.benchmark = True

@@ -23,6 +23,7 @@ import numpy as np
 
 from benchmarks import measuring, ours, torch_input
 from benchmarks.measuring import OURS, InputError, add_count, measure_rounds
+from dks_jax.runtime.cores import num_cores
 
 ONE_BATCH = "one batch"
 NUM_COMPARED = 8
@@ -83,7 +84,7 @@ def _sides(feed: Any, size: int, datasets: dict[str, Any]) -> dict[str, Callable
                 raise InputError(
                     f"Image {index} differs between dks_jax and {name}, which cannot be compared."
                 )
-        loader = torch_input.make_loader(dataset, size, measuring.num_cores(), order)
+        loader = torch_input.make_loader(dataset, size, num_cores(), order)
         sides[name] = partial(torch_input.run, loader)
     return sides
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from benchmarks import measuring, ours
 from benchmarks.measuring import OURS, InputError
 from benchmarks.torch_training import DEVICE, released_loss, smooth, stacked_loss
+from dks_jax.runtime.cores import num_cores
 
 # Of the value, and of the gradient's largest entry.
 TOLERANCE = 1e-5
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    torch.set_num_threads(measuring.num_cores())
+    torch.set_num_threads(num_cores())
     measurements: dict[str, dict[str, Callable[[], float]]] = {}
     for classes in options.classes:
         for classifiers in options.classifiers:

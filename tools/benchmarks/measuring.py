@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 import platform
 import re
 import statistics
@@ -17,6 +16,7 @@ from typing import Any
 import jax
 
 from dks_jax.reporting.tables import markdown_table
+from dks_jax.runtime.cores import num_cores
 from dks_jax.runtime.errors import InputError
 
 __all__ = ["InputError", "markdown_table"]
@@ -103,8 +103,3 @@ def describe_run(load_average: float) -> dict[str, Any]:
         # operation its threads wait for the slowest.
         run["warning"] = "others used the cores, which slows PyTorch's threads down most"
     return run
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))

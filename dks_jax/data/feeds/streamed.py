@@ -4,7 +4,6 @@ Order and augmentation depend only on (seed, epoch, example index), so the batch
 feeds bit for bit, for any number of threads, devices and processes.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ import numpy as np
 from dks_jax.data.feeds.interface import Batch, Chunk, Epochs
 from dks_jax.data.images import StoredSplit
 from dks_jax.data.preparation import Preparation
+from dks_jax.runtime.cores import num_cores
 from dks_jax.runtime.devices import Devices
 
 BATCHES_AHEAD = 2
@@ -131,7 +131,7 @@ def _read_batches(
     A separate thread stacks the images of a batch and transfers it, so that the batch is ready when the
     previous step ends.
     """
-    readers, mover = ThreadPoolExecutor(num_threads or len(os.sched_getaffinity(0))), ThreadPoolExecutor(1)
+    readers, mover = ThreadPoolExecutor(num_threads or num_cores()), ThreadPoolExecutor(1)
 
     def move(batch_size: int, own: np.ndarray, examples: list[Future]) -> dict[str, jax.Array]:
         images, labels = zip(*(example.result() for example in examples), strict=True)
