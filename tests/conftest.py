@@ -1,6 +1,7 @@
 """Fixtures of several test modules."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ __all__ = ["small_disk"]
 
 # Each process of pytest-xdist has its own cores, since the threads of JAX and of torch wait for each other by
 # spinning: on two cores two processes with two threads each take several times as long.
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
     cores, count = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     if own := cores[int(worker.removeprefix("gw")) :: count]:
         os.sched_setaffinity(0, own)
@@ -47,6 +48,16 @@ def support_in_processes():
     """The processes that tests start can import `support` too."""
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+
+
+@pytest.fixture(scope="module")
+def default_signals() -> Iterator[None]:
+    """Signals mean what they do at a terminal; a shell in the background ignores SIGINT, and nohup SIGHUP."""
+    own = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in own.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

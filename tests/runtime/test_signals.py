@@ -7,6 +7,8 @@ import pytest
 
 from support.runs import ROOT
 
+pytestmark = pytest.mark.usefixtures("default_signals")
+
 COMMANDS = ["train", "evaluate", "predict"]
 INTERRUPTED_IMPORT = """
 import os, signal, time

@@ -16,7 +16,7 @@ from dks_jax import train
 from support.runs import DIGITS, ROOT, assert_same_end, whole_checkpoints
 
 # Processes inherit from it what makes them quick.
-pytestmark = pytest.mark.usefixtures("tiny_model")
+pytestmark = pytest.mark.usefixtures("tiny_model", "default_signals")
 
 PROGRAM = str(ROOT / "tests" / "support" / "tiny_train.py")
 EPOCHS, STEPS_PER_EPOCH = 4, 100

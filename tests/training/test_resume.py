@@ -20,6 +20,8 @@ from support.runs import (
     whole_checkpoints,
 )
 
+pytestmark = pytest.mark.usefixtures("default_signals")
+
 # So short a time that every step is saved.
 EVERY_STEP = ["--config.checkpoint_every_epochs=1000", "--config.checkpoint_every_minutes=1e-9"]
 # (compiled step, its calls until a signal comes, signal, steps that are done then, further arguments).
