@@ -101,7 +101,13 @@ KNOWN = {
 USUAL = (
     "numpy.ndarray",
     "argparse.Namespace",
-    *(f"pathlib.{kind}{system}Path" for kind in ("", "Pure") for system in ("Posix", "Windows")),
+    # Python 3.13 names paths by the module that defines them.
+    *(
+        f"{module}.{kind}{system}Path"
+        for module in ("pathlib", "pathlib._local")
+        for kind in ("", "Pure")
+        for system in ("Posix", "Windows")
+    ),
     *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
     *(f"builtins.{name}" for name in ("dict", "float", "frozenset", "int", "list", "range", "slice", "str")),
 )

@@ -188,6 +188,18 @@ def test_things_beside_the_network_are_passed_over(tensors, written):
     assert_taken(written({"model": tensors, **old}, _use_new_zipfile_serialization=False), tensors)
 
 
+@pytest.mark.parametrize("module", [b"pathlib", b"pathlib._local"])
+def test_a_path_is_passed_over_in_the_names_of_every_python(tensors, written, module: bytes):
+    file = written(
+        {"model": tensors, "root": pathlib.PosixPath("data")}, _use_new_zipfile_serialization=False
+    )
+    own = b"c" + pathlib.PosixPath.__module__.encode() + b"\n"
+    data = file.read_bytes()
+    assert data.count(own) == 1
+    file.write_bytes(data.replace(own, b"c" + module + b"\n"))
+    assert_taken(file, tensors)
+
+
 def test_several_networks_are_refused_by_name_and_one_is_chosen(tensors, written, tmp_path, capsys):
     file = written({"student": tensors, "teacher": halved(tensors), "epoch": 3})
     with pytest.raises(InputError, match=r"`student` and `teacher`.*--entry"):
