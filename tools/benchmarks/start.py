@@ -1,8 +1,8 @@
 """How long it takes to import the library, and to get from the start of a training to its first step.
 
-Every measurement is a process of its own: a fresh interpreter that imports the library's part for training, or all that `python -m
-dks_jax.train` does until its first step is finished. cold: the folder where compiled programs are kept is
-empty. warm: it holds those of the cold start.
+Every measurement is a process of its own: a fresh interpreter that imports what training needs, or all that
+`python -m dks_jax.train` does until its first step is finished. cold: the folder where compiled programs are
+kept is empty. warm: it holds those of the cold start.
 """
 
 import argparse
