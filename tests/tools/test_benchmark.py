@@ -196,6 +196,7 @@ def test_every_side_trains_with_the_same_loss(measure, tmp_path, monkeypatch):
     assert list(result["skipped"]) == ["PyTorch channels_last, compiled"]
 
 
+@pytest.mark.slow
 def test_a_size_that_varies_has_a_table_with_ratios_to_its_first_value(measure, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     tables, result = measure("train", *TINY, "--steps=1", "--vary=batch_size=8,4", "--vary=devices=2")
@@ -240,6 +241,7 @@ def test_a_process_that_refuses_or_ends_is_one_sentence(tmp_path, monkeypatch):
                 ask("end")
 
 
+@pytest.mark.slow
 def test_a_second_start_finds_the_compiled_programs_of_the_first(measure, tmp_path):
     config = tmp_path / "config.py"
     # The digits without branches.

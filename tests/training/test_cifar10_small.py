@@ -23,6 +23,7 @@ def cifar10(tmp_path):
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_the_loss_falls_on_real_images(cifar10, tmp_path):
     # 200 images in 10 steps an epoch: too few to classify well, enough to learn something from.
     arguments = [f"--config={CONFIGS / 'cifar10_small.py'}", f"--workdir={tmp_path / 'run'}"]

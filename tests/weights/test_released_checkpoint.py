@@ -115,6 +115,7 @@ def config(weights, drop_epochs):
     return load_config(str(CONFIGS / "cifar10_wrn.py"), fields)
 
 
+@pytest.mark.slow
 def test_further_steps_are_those_of_pytorch(released, converted, monkeypatch, x64):
     """In float64: five steps, and five after the next drop, where the released code makes a new optimizer."""
     file, _, _ = released
