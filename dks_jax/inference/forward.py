@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dks_jax.data.feeds import Feed
+from dks_jax.data.feeds import Chunk, Feed
 from dks_jax.nn import Functional, forms
 from dks_jax.runtime.devices import Devices
 from dks_jax.supervision import DeeplySupervised
@@ -58,10 +58,14 @@ class Forward:
         if in_flight:
             yield self._fetch(in_flight)
 
+    def lower(self, chunk: Chunk) -> jax.stages.Lowered:
+        """The lowered forward pass of a chunk, for inspection or to be compiled for other devices."""
+        return self._apply.lower(*self._arrays, chunk.arrays, chunk.first, batch_size=chunk.batch_size)
+
     def _apply_batch(self, params, batch_stats, arrays, index, *, batch_size):
-        batch = self._feed.batch(arrays, index, batch_size)
         # By default accelerators round the factors of a float32 product to 8 or 10 bits.
         with jax.default_matmul_precision("highest"), forms(self._form):
+            batch = self._feed.batch(arrays, index, batch_size)
             logits = self._network.eval(params, batch_stats, batch.images)
         return logits.astype(jnp.float32), batch.targets, batch.weights
 

@@ -1,10 +1,11 @@
 """Layers that compute as PyTorch does, and modules as pure functions of their arrays."""
 
-from dks_jax.nn.convolution import convolve, forms
+from dks_jax.nn.convolution import convolve
 from dks_jax.nn.derivatives import forward_mode
 from dks_jax.nn.functional import Arrays, Functional, get_arrays, get_params, set_arrays
 from dks_jax.nn.layers import BatchNorm, Conv, Linear, Stage, max_pool
 from dks_jax.nn.macs import count_macs
+from dks_jax.runtime.forms import forms
 
 __all__ = [
     "Arrays",

@@ -4,7 +4,6 @@ Accelerators use XLA's own convolution. On a CPU, XLA is slow at the kernel's gr
 of strided convolutions; docs/performance.md describes the forms that replace them here and the gain of each.
 """
 
-from contextlib import AbstractContextManager
 from functools import partial
 
 import jax
@@ -13,27 +12,10 @@ from jax import lax
 
 from dks_jax.nn.derivatives import is_forward_mode
 from dks_jax.nn.winograd import winograd
-from dks_jax.runtime.errors import InputError
+from dks_jax.runtime.forms import by_platform
 
 # From this number of channels on, Winograd's transformations cost less than the multiplications they save.
 WINOGRAD_CHANNELS = 128
-FORMS = ("cpu", "accelerator")
-# JAX includes this value in the keys of its caches, so that each form has its own trace of a function.
-_fixed_form = jax.make_user_context(default_value="")
-
-
-def forms(form: str) -> AbstractContextManager[None]:
-    """A context manager that fixes the form of the convolutions in all programs traced within it.
-
-    Args:
-      form: "cpu" for the kernels of this module, "accelerator" for XLA's own convolution.
-
-    Raises:
-      InputError: the form is unknown.
-    """
-    if form not in FORMS:
-        raise InputError(f"`form` must be one of {', '.join(FORMS)}; got {form!r}.")
-    return _fixed_form(form)
 
 
 def convolve(
@@ -41,10 +23,9 @@ def convolve(
 ) -> jax.Array:
     """The convolution with zero padding of size // 2 on every side, as `torch.nn.Conv2d` computes it.
 
-    Unless `forms` fixes the form, it follows the platform that the program is compiled for, which may differ
-    from the platform that traces it, and with several devices it is XLA's own. The form for CPUs serves
-    float32 and float64 without groups. It defines its own reverse-mode derivatives and has no forward mode,
-    unless the argument `forward_mode` or the context manager of this name asks for it.
+    The form for CPUs serves float32 and float64 without groups, in processes with one device. It defines its
+    own reverse-mode derivatives and has no forward mode, unless the argument `forward_mode` or the context
+    manager of this name asks for it.
 
     Args:
       x: images [batch, height, width, in].
@@ -59,15 +40,10 @@ def convolve(
       [batch, height / stride, width / stride, out], the sizes rounded up.
     """
     plain = partial(direct, stride=stride, groups=groups)
-    if groups > 1 or x.dtype not in (jnp.float32, jnp.float64):
-        return plain(x, kernel)
-    form = _fixed_form.value or ("" if jax.device_count() == 1 else "accelerator")
-    if form == "accelerator":
+    if groups > 1 or x.dtype not in (jnp.float32, jnp.float64) or jax.device_count() > 1:
         return plain(x, kernel)
     on_cpu = _differentiable if forward_mode or is_forward_mode() else _convolve_on_cpu
-    if form == "cpu":
-        return on_cpu(x, kernel, stride)
-    return lax.platform_dependent(x, kernel, cpu=lambda x, k: on_cpu(x, k, stride), default=plain)
+    return by_platform(x, kernel, cpu=lambda x, k: on_cpu(x, k, stride), accelerator=plain)
 
 
 def direct(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.Array:

@@ -23,6 +23,7 @@ class Functional:
     Args:
       module: any NNX module; it is left in evaluation mode.
       remat: whether training recomputes activations in the backward pass; see `nn.layers.Stage`.
+      statistics: how batch normalisation computes its statistics; see `nn.layers.BatchNorm`.
 
     Attributes:
       params: the module's trainable arrays. They are on the host, so that they take no memory of the devices
@@ -30,8 +31,8 @@ class Functional:
       batch_stats: all other arrays except random state, e.g. running statistics; also on the host.
     """
 
-    def __init__(self, module: nnx.Module, *, remat: bool = False):
-        module.train(remat=remat)
+    def __init__(self, module: nnx.Module, *, remat: bool = False, statistics: str = "auto"):
+        module.train(remat=remat, statistics=statistics)
         self._train_graph, params, random, batch_stats = nnx.split(module, nnx.Param, nnx.RngState, ...)
         module.eval(remat=False)
         self._eval_graph = nnx.graphdef(module)

@@ -7,7 +7,7 @@ from typing import Any, cast
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
-from dks_jax.nn.convolution import forms
+from dks_jax.runtime.forms import forms
 
 
 def count_macs(function: Callable[..., Any], *arguments: Any) -> int:

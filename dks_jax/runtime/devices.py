@@ -25,7 +25,7 @@ class Devices:
       batches_per_call: the number that results from the argument.
       count: number of devices, over all processes.
       on_cpu: whether the devices are CPUs.
-      form: form of convolution for these devices; see `nn.convolution.forms`.
+      form: form of the operations for these devices; see `runtime.forms`.
       compiler_options: options for XLA's compiler.
       replicated, divided: shardings of an array that is copied to all devices, and of one that is divided
         along its first axis.
@@ -41,7 +41,7 @@ class Devices:
         devices = jax.devices() if devices is None else devices
         self.count = len(devices)
         self.on_cpu = devices[0].platform == "cpu"
-        self.form = "cpu" if self.on_cpu and self.count == 1 else "accelerator"
+        self.form = devices[0].platform if devices[0].platform in ("cpu", "tpu") else "accelerator"
         self.compiler_options = {
             **(CPU_OPTIONS if self.on_cpu else {}),
             **(DETERMINISTIC if deterministic else {}),

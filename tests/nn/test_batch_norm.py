@@ -10,6 +10,8 @@ import pytest
 import torch
 from flax import nnx
 
+from dks_jax.nn import forms
+from dks_jax.nn.batch_norm import normalise_batch
 from dks_jax.nn.functional import Functional
 from dks_jax.nn.layers import BatchNorm
 from support import torch_reference as reference
@@ -40,9 +42,10 @@ def norm_case() -> NormCase:
     )
 
 
-def norm_ours(case: NormCase, norm_groups: int) -> Named:
+def norm_ours(case: NormCase, norm_groups: int, statistics: str = "two_pass") -> Named:
     """Output, new running statistics and gradients of the library's batch norm in training mode."""
-    functional = Functional(BatchNorm(case.x.shape[-1], norm_groups=norm_groups, rngs=nnx.Rngs(0)))
+    layer = BatchNorm(case.x.shape[-1], norm_groups=norm_groups, rngs=nnx.Rngs(0))
+    functional = Functional(layer, statistics=statistics)
 
     def loss(params, x):
         output, batch_stats = functional.train(params, case.batch_stats, x, jax.random.key(0))
@@ -74,8 +77,9 @@ def norm_torch(case: NormCase) -> Named:
     return {name: value.detach().numpy() for name, value in results.items()}
 
 
+@pytest.mark.parametrize("statistics", ["two_pass", "one_pass"])
 @pytest.mark.parametrize("norm_groups", [1, 2])
-def test_norm_groups_are_separate_batch_norms_of_torch(x64, norm_case, norm_groups):
+def test_norm_groups_are_separate_batch_norms_of_torch(x64, norm_case, norm_groups, statistics):
     groups = [
         norm_torch(norm_case._replace(x=x, output_gradient=output_gradient))
         for x, output_gradient in zip(
@@ -91,7 +95,7 @@ def test_norm_groups_are_separate_batch_norms_of_torch(x64, norm_case, norm_grou
         "var": partial(np.mean, axis=0),
     }
     expected = {name: combine([results[name] for results in groups]) for name, combine in expected.items()}
-    assert_agree(norm_ours(norm_case, norm_groups), expected, 1e-12)
+    assert_agree(norm_ours(norm_case, norm_groups, statistics), expected, 1e-12)
 
 
 def test_variance_in_float32_keeps_its_digits_far_from_zero():
@@ -106,3 +110,36 @@ def test_variance_in_float32_keeps_its_digits_far_from_zero():
         {"mean": np.zeros(4, np.float32), "var": np.ones(4, np.float32)},
     )
     assert_agree({"output": norm_ours(case, norm_groups=1)["output"]}, {"output": exact}, 1e-3)
+
+
+# Deviations between the mean and the shift, and the error of the variance in float32 that each may cause.
+@pytest.mark.parametrize(("distance", "error"), [(0, 1e-6), (1, 1e-6), (10, 2e-5), (100, 2e-3)])
+def test_one_pass_in_float32_is_as_exact_as_its_shift_is_near(distance, error):
+    x = np.random.default_rng(0).normal(3.0 + distance, 1.0, (1, 4096, 8)).astype(np.float32)
+    ones = jnp.ones(8)
+    _, mean, var = normalise_batch(jnp.asarray(x), ones, ones, 1e-5, 3 * ones)
+    np.testing.assert_allclose(mean[0, 0], x.mean(axis=(0, 1), dtype=np.float64), rtol=1e-6)
+    np.testing.assert_allclose(var[0, 0], x.var(axis=(0, 1), dtype=np.float64), rtol=error)
+
+
+def test_one_pass_finds_no_variance_below_zero():
+    constant = jnp.full((1, 1000, 4), 1234.567)
+    ones = jnp.ones(4)
+    y, _, var = normalise_batch(constant, ones, ones, 1e-5, 0 * ones)
+    assert (var >= 0).all()
+    assert jnp.isfinite(y).all()
+
+
+def test_the_platform_chooses_the_passes_unless_they_are_given():
+    # Far from the running mean, which is 0, so that the bits differ.
+    x = 50 + jax.random.normal(jax.random.key(0), (8, 4, 4, 16))
+
+    def var(statistics, form):
+        functional = Functional(BatchNorm(16, rngs=nnx.Rngs(0)), statistics=statistics)
+        with forms(form):
+            return functional.train(functional.params, functional.batch_stats, x, jax.random.key(0))[1]["var"]
+
+    one, two = var("one_pass", "cpu"), var("two_pass", "accelerator")
+    assert not np.array_equal(one, two)
+    np.testing.assert_array_equal(var("auto", "cpu"), two)
+    np.testing.assert_array_equal(var("auto", "accelerator"), one)

@@ -61,7 +61,7 @@ def test_the_platform_chooses_the_bits_that_its_form_has():
 
 
 def test_another_form_is_refused():
-    with pytest.raises(InputError, match=r"`form`.*cpu, accelerator.*'gpu'"):
+    with pytest.raises(InputError, match=r"`form`.*cpu, accelerator, tpu.*'gpu'"):
         forms("gpu")
 
 

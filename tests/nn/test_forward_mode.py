@@ -11,7 +11,8 @@ from flax import nnx
 from jax import export
 
 from dks_jax.nn import BatchNorm, Conv, Functional, convolve, forms, forward_mode
-from dks_jax.nn.convolution import FORMS, WINOGRAD_CHANNELS, direct
+from dks_jax.nn.convolution import WINOGRAD_CHANNELS, direct
+from dks_jax.runtime.forms import FORMS
 from support.comparison import any_weights
 from support.networks import resnet, wide_resnet
 
