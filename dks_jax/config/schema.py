@@ -77,6 +77,14 @@ FIELDS: dict[str, Field] = {
     "norm_groups": Field(
         int, 1, "number of slices of a batch that batch normalisation treats separately", 1, COUNT_LIMIT
     ),
+    "norm_statistics": Field(
+        str,
+        AUTO,
+        "passes over a batch for the statistics of batch normalisation; auto: two on a CPU, else one about "
+        "the running mean",
+        words=(AUTO, "one_pass", "two_pass"),
+        before="two_pass",
+    ),
     "checkpoint_every_epochs": Field(int, 1, "epochs between checkpoints", 1, COUNT_LIMIT),
     "checkpoint_every_minutes": Field(
         float, 10.0, "minutes after which a checkpoint is due within an epoch; 0: never", 0

@@ -142,7 +142,7 @@ def evaluate(evaluation: Evaluation, *, skip_unreadable: bool = False, keep_logi
             seen += size
             bar.update(size)
             end = time.perf_counter()
-            watch.add(fields.batch_size, size, end - begin)
+            watch.add(fields.batch_size, size, begin, begin, end)
             begin = end
     errors = [skipped[index] for index in sorted(skipped)]
     if errors and not skip_unreadable:

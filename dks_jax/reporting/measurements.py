@@ -1,8 +1,7 @@
 """Combines the measurements of batches into the metrics of an epoch."""
 
-import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -52,9 +51,11 @@ class EpochMeans:
 
 
 class Stopwatch:
-    """Measures the images per second of a compiled function, and the time that it waits for input.
+    """Measures the images per second of a compiled function, and the time that devices wait for input.
 
-    waited: seconds since `reset` in which the device was idle because its input was not ready.
+    Calls may be started before the previous one has ended; the devices work on one after the other.
+
+    waited: seconds since `reset` in which the devices were idle because their input was not ready.
     """
 
     def __init__(self) -> None:
@@ -65,23 +66,21 @@ class Stopwatch:
         """Resets the times, but not the record of what has been compiled."""
         self._images = self._seconds = 0.0
         self._images_compiling = self._seconds_compiling = 0.0
+        self._ended = 0.0
         self.waited = 0.0
 
-    def waiting(self, chunks: Iterable[T]) -> Iterator[T]:
-        """Yields the chunks, and counts the time until each arrives as waited."""
-        iterator = iter(chunks)
-        while True:
-            begin = time.perf_counter()
-            try:
-                chunk = next(iterator)
-            except StopIteration:
-                return
-            finally:
-                self.waited += time.perf_counter() - begin
-            yield chunk
+    def add(self, batch_size: int, num_images: int, asked: float, started: float, ended: float) -> None:
+        """Adds a call with batches of this size; the first call with a size compiles.
 
-    def add(self, batch_size: int, num_images: int, seconds: float) -> None:
-        """Adds a call with batches of this size; the first call with a size compiles."""
+        Args:
+          num_images: number of images that the call processed.
+          asked: moment, by `time.perf_counter`, at which its input was asked for.
+          started: moment at which the input was there and the call was started.
+          ended: moment at which its result was there.
+        """
+        self.waited += max(0.0, started - max(asked, self._ended))
+        seconds = ended - max(started, self._ended)
+        self._ended = ended
         if batch_size in self._compiled:
             self._images += num_images
             self._seconds += seconds

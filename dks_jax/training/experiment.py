@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dks_jax import data, models
-from dks_jax.config import Config, resolve
+from dks_jax.config import AUTO, Config, resolve
 from dks_jax.data import Feed, ImageData
 from dks_jax.models import Preprocessing
 from dks_jax.nn import Arrays, count_macs, get_params
@@ -23,6 +23,9 @@ from dks_jax.training import optimizers
 from dks_jax.training.branch_warmup import resolve_branch_warmup, teaching_schedule
 from dks_jax.training.steps import Steps
 from dks_jax.weights import Metadata, adopt_progress, adopt_weights, find_start, load_weights
+
+# From so many devices on the log names what batch normalisation over all of them costs.
+MANY_DEVICES = 8
 
 
 class Experiment(NamedTuple):
@@ -72,6 +75,8 @@ def prepare(config: Config, *, resumed: bool, skip_unreadable: bool = False) -> 
     weights = load_weights(init_weights) if init_weights else None
     config = resolve_branch_warmup(config, weights.metadata.branches if weights else None)
     devices = Devices(deterministic=config.deterministic)
+    if config.norm_statistics == AUTO:
+        config.norm_statistics = "two_pass" if devices.on_cpu else "one_pass"
     trained = weights.metadata.preprocessing if weights else None
     config.data = data.resolve(config.data, training=True, channels=trained.channels if trained else 0)
     images = data.load(config.data, skip=output.say if skip_unreadable else None)
@@ -171,6 +176,7 @@ def build_steps(
         seed=config.seed,
         devices=devices,
         remat=config.remat,
+        statistics=config.norm_statistics,
         loss_schedule=teaching_schedule(teaches, hold, rise, train_feed.steps_per_epoch),
     )
     return steps, schedule
@@ -190,6 +196,10 @@ def _describe(
     kept = "streamed" if config.data.streamed else "in memory"
     own = [str(tuple(branch)) for branch in branches]
     hold, rise = config.synergy.branch_warmup
+    separate = (
+        f"  batch normalisation exchanges messages between them in every layer; with "
+        f"--config.norm_groups={jax.device_count()} each device normalises its own images"
+    )
     warmup = f"  what branches teach deeper ones sets in after {hold} epochs and is whole {rise} later"
     sizes = [
         f"{_num_params(n):,} parameters, {count_macs(n, image) / 1e6:,.1f} million MACs per image"
@@ -209,6 +219,7 @@ def _describe(
         f"{config.precision}",
         f"  on {jax.device_count()} {jax.devices()[0].device_kind} device(s) of {jax.process_count()} "
         "process(es)",
+        *([separate] if jax.device_count() >= MANY_DEVICES and config.norm_groups == 1 else []),
     ]
 
 

@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 
 from dks_jax import models
 from dks_jax.config import Config, complete, flatten
+from dks_jax.data.feeds import Chunk
 from dks_jax.reporting.curves import draw_curves
-from dks_jax.reporting.measurements import EpochMeans, Stopwatch, require_finite
+from dks_jax.reporting.measurements import EpochMeans, History, Stopwatch, require_finite
 from dks_jax.reporting.metrics_log import MetricsLog, Record, records_until
 from dks_jax.reporting.progress import Progress
 from dks_jax.runtime import hosts, output
 from dks_jax.runtime.signals import Interrupted, StopSignals
 from dks_jax.training import optimizers, workdir
+from dks_jax.training.calls import Calls
 from dks_jax.training.checkpoints import Checkpoints, has_checkpoint
 from dks_jax.training.consensus import StopConsensus
 from dks_jax.training.experiment import Experiment, prepare
@@ -119,15 +121,18 @@ class Run:
         """Trains on the rest of an epoch and returns its record for the log."""
         watch, means, consensus = self._train_watch, EpochMeans(self.position.means), StopConsensus()
         watch.reset()
-        for chunk in watch.waiting(self._steps.train_feed.chunks(epoch, self.position.batch)):
-            begin = time.perf_counter()
-            self._state, history = self._steps.train(self._state, chunk)
-            watch.add(chunk.batch_size, int(history["examples"].sum()), time.perf_counter() - begin)
+
+        def take(chunk: Chunk, history: History) -> None:
             require_finite(history, self._step + 1, f"step {{}} (epoch {epoch + 1})")
             means.add(history)
             self.position = Position(epoch, chunk.first + chunk.num_batches, means.state())
             self._progress.advance(chunk.num_batches, epoch + 1, means.result(), watch.images_per_second)
-            self._pause(consensus)
+
+        calls = Calls(self._steps.train_feed.chunks(epoch, self.position.batch), watch, take)
+        for chunk in calls:
+            self._state, fetch = self._steps.train_async(self._state, chunk)
+            calls.add(chunk, fetch)
+            self._pause(consensus, calls)
         self._progress.warn_of_waiting(epoch + 1, watch.waited, watch.working)
         return self._record("train", epoch, means, watch)
 
@@ -135,13 +140,15 @@ class Run:
         """Evaluates on the held-out images and returns the record for the log."""
         watch, means, consensus = self._test_watch, EpochMeans(), StopConsensus()
         watch.reset()
-        for chunk in watch.waiting(self._steps.test_feed.chunks(epoch)):
-            begin = time.perf_counter()
-            history = self._steps.evaluate(self._state, chunk)
-            watch.add(chunk.batch_size, int(history["examples"].sum()), time.perf_counter() - begin)
+
+        def take(chunk: Chunk, history: History) -> None:
             require_finite(history, chunk.first + 1, f"the evaluation after epoch {epoch + 1}, batch {{}}")
             means.add(history)
-            self._pause(consensus)
+
+        calls = Calls(self._steps.test_feed.chunks(epoch), watch, take)
+        for chunk in calls:
+            calls.add(chunk, self._steps.evaluate_async(self._state, chunk))
+            self._pause(consensus, calls)
         return self._record("test", epoch, means, watch)
 
     def log(self, train_record: Record, test_record: Record) -> None:
@@ -232,12 +239,17 @@ class Run:
             "images_per_second": watch.images_per_second,
         }
 
-    def _pause(self, consensus: StopConsensus) -> None:
-        """Saves and stops between two calls of a compiled step, if a checkpoint is due or a signal came."""
+    def _pause(self, consensus: StopConsensus, calls: Calls) -> None:
+        """Saves and stops between two calls of a compiled step, if a checkpoint is due or a signal came.
+
+        All calls are finished before, so that nothing is saved that is not finite.
+        """
         self._checkpoints.check()
         seconds = 60 * self._config.checkpoint_every_minutes
         due = 0 < seconds < time.perf_counter() - self._saved
         stop, due = consensus.on(self._stop.requested, due)
+        if stop or due:
+            calls.finish()
         if stop:
             self._save()
             self._checkpoints.wait()

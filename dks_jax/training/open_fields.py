@@ -14,6 +14,7 @@ OPEN: dict[str, Any] = {
     "data.channels": 0,
     "data.mean": [],
     "data.std": [],
+    "norm_statistics": AUTO,
     "synergy.branch_warmup": AUTO,
 }
 

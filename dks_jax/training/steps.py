@@ -7,8 +7,9 @@ does not depend on the number of devices.
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,9 @@ LossSchedule: TypeAlias = Callable[[jax.Array], dict[str, jax.Array]]
 # (batch, key of the step) -> batch, inside the compiled step, e.g. to mix images and targets.
 Mix: TypeAlias = Callable[[Batch, jax.Array], Batch]
 
+# Waits for the measurements of a call that has been started.
+Fetch: TypeAlias = Callable[[], History]
+
 # The network's random streams take the first numbers, one each.
 MIXING_STREAM = 2**31 - 1
 # The number of a batch, for tracing.
@@ -47,6 +51,36 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["names"])
+@dataclass(frozen=True)
+class Measured:
+    """The measurements of the batches of one call, in one array, which takes one transfer to fetch.
+
+    names: names of the measurements.
+    values: [batch, name], zeros for batches that have not run.
+    """
+
+    names: tuple[str, ...]
+    values: jax.Array
+
+    @classmethod
+    def blank(cls, like: Arrays, length: int) -> "Measured":
+        """No measurements yet, of the names and types that those of a batch have."""
+        dtype = jnp.result_type(*(value.dtype for value in like.values()))
+        return cls(tuple(like), jnp.zeros((length, len(like)), dtype))
+
+    def record(self, index: jax.Array, measured: Arrays) -> "Measured":
+        """The same with the measurements of a batch."""
+        row = jnp.stack([measured[name] for name in self.names]).astype(self.values.dtype)
+        return replace(self, values=self.values.at[index].set(row))
+
+    def fetch(self) -> dict[str, np.ndarray]:
+        """The measurements of the batches that have run, [batch] by name; waits for the devices."""
+        values = dict(zip(self.names, jax.device_get(self.values).T, strict=True))
+        # Every batch has examples.
+        return {name: value[values["examples"] > 0] for name, value in values.items()}
+
+
 class Steps:
     """The compiled steps of one network, objective and optimizer on their feeds.
 
@@ -60,6 +94,7 @@ class Steps:
       seed: seed of the network's random streams (dropout) and of mixing, combined with the step.
       devices: devices that hold the arrays.
       remat: whether the backward pass recomputes activations; see `nn.layers.Stage`.
+      statistics: how batch normalisation computes its statistics; see `nn.layers.BatchNorm`.
       mix: transformation of each training batch before the network; None for none.
       loss_schedule: function from the step to keyword arguments that `loss` takes in training alone, in place
         of those that are bound; None for none.
@@ -76,6 +111,7 @@ class Steps:
         seed: int,
         devices: Devices,
         remat: bool = False,
+        statistics: str = "auto",
         mix: Mix | None = None,
         loss_schedule: LossSchedule | None = None,
     ):
@@ -83,7 +119,7 @@ class Steps:
         # Without a feed of held-out images only `evaluate` fails.
         self.test_feed = cast(Feed, test_feed)
         self._names = network.names
-        self._network = Functional(network, remat=remat)
+        self._network = Functional(network, remat=remat, statistics=statistics)
         self._loss = loss
         self._loss_schedule = loss_schedule
         self._takes_weights = _takes_weights(loss)
@@ -118,10 +154,15 @@ class Steps:
         Raises:
           InputError: the loss does not take weights, and a batch is padded.
         """
-        state, done, history = self._train(
+        state, fetch = self.train_async(state, chunk)
+        return state, fetch()
+
+    def train_async(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, Fetch]:
+        """Starts what `train` does, and returns without waiting for the devices."""
+        state, measured = self._train(
             state, chunk.arrays, chunk.first, chunk.num_batches, batch_size=chunk.batch_size
         )
-        return state, self._fetch(history, done, chunk.batch_size)
+        return state, partial(self._fetch, measured, chunk.batch_size)
 
     def evaluate(self, state: TrainState, chunk: Chunk) -> History:
         """The loss and the errors of every classifier, for each batch of a chunk of `test_feed`.
@@ -129,7 +170,11 @@ class Steps:
         Raises:
           InputError: the loss does not take weights, and a batch is padded.
         """
-        history = self._evaluate(
+        return self.evaluate_async(state, chunk)()
+
+    def evaluate_async(self, state: TrainState, chunk: Chunk) -> Fetch:
+        """Starts what `evaluate` does, and returns without waiting for the devices."""
+        measured = self._evaluate(
             state.params,
             state.batch_stats,
             chunk.arrays,
@@ -137,7 +182,7 @@ class Steps:
             chunk.num_batches,
             batch_size=chunk.batch_size,
         )
-        return self._fetch(history, chunk.num_batches, chunk.batch_size)
+        return partial(self._fetch, measured, chunk.batch_size)
 
     def lower(self, state: TrainState, chunk: Chunk) -> jax.stages.Lowered:
         """The lowered training step of a chunk, for inspection or to be compiled for other devices."""
@@ -154,20 +199,21 @@ class Steps:
         step = jax.jit(step, inline=True)
 
         def body(carry):
-            state, done, history, _ = carry
-            state, measured = step(state, first + done)
-            finite = jnp.all(jnp.isfinite(jnp.stack(list(measured.values()))))
-            return state, done + 1, self._record(history, done, measured), finite
+            state, done, measured, _ = carry
+            state, new = step(state, first + done)
+            finite = jnp.all(jnp.isfinite(jnp.stack(list(new.values()))))
+            return state, done + 1, measured.record(done, new), finite
 
-        history = self._blank_history(jax.eval_shape(step, state, INDEX)[1])
-        carry = (state, jnp.int32(0), history, jnp.array(True))
+        blank = Measured.blank(jax.eval_shape(step, state, INDEX)[1], self._devices.batches_per_call)
+        carry = (state, jnp.int32(0), blank, jnp.array(True))
         if self._devices.batches_per_call == 1:
             carry = body(carry)
         else:
             # The length is known only at run time, so that one compilation serves every chunk. XLA does not
             # unroll the loop either, so a step computes the same bits however an epoch is cut into chunks.
             carry = jax.lax.while_loop(lambda carry: (carry[1] < count) & carry[3], body, carry)
-        return jax.lax.with_sharding_constraint(carry[:3], self._devices.replicated)
+        state, _, measured, _ = carry
+        return jax.lax.with_sharding_constraint((state, measured), self._devices.replicated)
 
     def _train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Arrays]:
         key = jax.random.fold_in(jax.random.key(self._seed), state.step)
@@ -187,22 +233,22 @@ class Steps:
 
     def _evaluate_chunk(self, params, batch_stats, arrays, first, count, *, batch_size):
         def step(index):
-            batch = self.test_feed.batch(arrays, index, batch_size)
             with forms(self._devices.form):
+                batch = self.test_feed.batch(arrays, index, batch_size)
                 logits = self._network.eval(params, batch_stats, batch.images)
             return self._measure(logits, batch)
 
         step = jax.jit(step, inline=True)
 
-        def body(i, history):
-            return self._record(history, i, step(first + i))
+        def body(i, measured):
+            return measured.record(i, step(first + i))
 
-        history = self._blank_history(jax.eval_shape(step, INDEX))
+        measured = Measured.blank(jax.eval_shape(step, INDEX), self._devices.batches_per_call)
         if self._devices.batches_per_call == 1:
-            history = body(jnp.int32(0), history)
+            measured = body(jnp.int32(0), measured)
         else:
-            history = jax.lax.fori_loop(0, count, body, history)
-        return jax.lax.with_sharding_constraint(history, self._devices.replicated)
+            measured = jax.lax.fori_loop(0, count, body, measured)
+        return jax.lax.with_sharding_constraint(measured, self._devices.replicated)
 
     def _measure(self, logits: jax.Array, batch: Batch, **arguments: jax.Array) -> Arrays:
         if self._takes_weights:
@@ -215,18 +261,8 @@ class Steps:
         errors = {f"errors/{name}": wrong[i] for i, name in enumerate(self._names)}
         return {"examples": jnp.sum(batch.weights), "loss": total, **terms, **errors}
 
-    def _blank_history(self, measured: Arrays) -> Arrays:
-        """Zeros for the measurements of a chunk, of the names and types that those of a batch have."""
-        length = self._devices.batches_per_call
-        return {name: jnp.zeros(length, value.dtype) for name, value in measured.items()}
-
-    @staticmethod
-    def _record(history: Arrays, index: jax.Array, measured: Arrays) -> Arrays:
-        return {name: history[name].at[index].set(measured[name]) for name in history}
-
-    def _fetch(self, history: Arrays, length: Any, batch_size: int) -> History:
-        values, length = jax.device_get((history, length))
-        values = {name: value[: int(length)] for name, value in values.items()}
+    def _fetch(self, measured: "Measured", batch_size: int) -> History:
+        values = measured.fetch()
         # The loss has then counted the padding like examples.
         if not self._takes_weights and np.any(values["examples"] != batch_size):
             raise InputError(

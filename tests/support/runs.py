@@ -44,7 +44,8 @@ def user_error(capsys, *, alone=False):
 
 
 def after_call(monkeypatch, method, calls, action):
-    """Does something after so many calls of a compiled step, "train" or "evaluate"."""
+    """Does something after so many calls of a compiled step, "train" or "evaluate", have been started."""
+    method = f"{method}_async"
     whole, count = getattr(Steps, method), 0
 
     def call(*arguments):
@@ -59,7 +60,7 @@ def after_call(monkeypatch, method, calls, action):
 
 
 def signal_after(monkeypatch, method, calls, number):
-    """Sends a signal to this very process after so many calls of a compiled step."""
+    """Sends a signal to this very process after so many calls of a compiled step have been started."""
     after_call(monkeypatch, method, calls, lambda: os.kill(os.getpid(), number))
 
 

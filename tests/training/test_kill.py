@@ -20,10 +20,10 @@ pytestmark = pytest.mark.usefixtures("tiny_model", "default_signals")
 
 PROGRAM = str(ROOT / "tests" / "support" / "tiny_train.py")
 EPOCHS, STEPS_PER_EPOCH = 4, 100
-# So many steps an epoch that a checkpoint about every fifth of a second comes within one too.
+# So many steps an epoch that a checkpoint about every sixteenth of a second comes within one too.
 RUN = [DIGITS, f"--config.epochs={EPOCHS}", "--config.data.batch_size=2"]
 RUN += ["--config.data.train_per_class=20", "--config.data.test_per_class=4"]
-RUN += ["--config.checkpoint_every_epochs=1", "--config.checkpoint_every_minutes=0.003"]
+RUN += ["--config.checkpoint_every_epochs=1", "--config.checkpoint_every_minutes=0.001"]
 
 
 def half_written(workdir):

@@ -24,6 +24,7 @@ from dks_jax.data.images import Split
 from dks_jax.data.preparation import Preparation
 from dks_jax.nn.functional import Functional
 from dks_jax.runtime.devices import Devices
+from dks_jax.runtime.forms import FORMS
 from dks_jax.synergy import objective, teaching_matrix
 from dks_jax.training import optimizers as optim
 from dks_jax.training.steps import Steps, TrainState
@@ -76,6 +77,7 @@ def train_ours(
     drop_epochs=(),
     snapshots=(),
     dtype=jnp.float64,
+    form: str = "cpu",
 ) -> tuple[Task, Run]:
     """Trains a WRN-16-1 with the library's own step and feed, and says what it was trained from.
 
@@ -86,6 +88,7 @@ def train_ours(
     images = rng.integers(0, 256, (num_images, size, size, 3), np.uint8)
     labels = rng.integers(0, NUM_CLASSES, num_images, np.int32)
     devices = Devices(batches_per_call=1)
+    devices.form = form
     feed = TrainingFeed(
         Split(images, labels),
         Preparation(MEAN, STD, padding=0, flip=False, dtype=dtype),
@@ -250,8 +253,18 @@ def test_other_methods_train_as_torch_does(x64, method: str, pairs: tuple):
         assert_agree(ours.snapshots[4][kind], theirs.snapshots[4][kind], TOLERANCE)
 
 
-def test_the_first_step_in_float32_has_the_loss_terms_of_torch():
-    task, ours = train_ours("dks", num_images=8, num_epochs=1, size=32, dtype=jnp.float32)
+def test_with_the_forms_for_accelerators_it_trains_as_torch_does(x64):
+    task, ours = train_ours("dks", num_images=21, num_epochs=2, snapshots=[6], form="accelerator")
+    theirs = train_torch(task, snapshots=[6])
+    for our, their in zip(ours.history, theirs.history, strict=True):
+        assert_agree(our, their, TOLERANCE)
+    for kind in ("parameters", "momentum", "statistics"):
+        assert_agree(ours.snapshots[6][kind], theirs.snapshots[6][kind], TOLERANCE)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_first_step_in_float32_has_the_loss_terms_of_torch(form):
+    task, ours = train_ours("dks", num_images=8, num_epochs=1, size=32, dtype=jnp.float32, form=form)
     theirs = train_torch(task, dtype=torch.float32)
     # Relative to the size of the term; no term is near zero.
     assert_agree(ours.history[0], theirs.history[0], 1e-5)

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -63,6 +64,28 @@ def test_weights_keep_the_branches_and_classify(unbroken):
     images = normalise(test.images[kept], preprocessing["mean"], preprocessing["std"])
     error = 100 * np.mean(np.argmax(network(images)[-1], axis=-1) != test.labels[kept])
     assert error == pytest.approx(records(unbroken)[-1]["error"])
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_the_passes_of_batch_normalisation_are_recorded(unbroken, tmp_path):
+    def recorded(workdir):
+        return json.loads((workdir / "config.json").read_text())["config"]["norm_statistics"]
+
+    assert recorded(unbroken) == "two_pass"
+    assert run(tmp_path / "run", "--config.norm_statistics=one_pass", "--config.epochs=1") == 0
+    assert recorded(tmp_path / "run") == "one_pass"
+    # Another way to compute them gives other bits, and the same run up to rounding.
+    ours, theirs = (records(folder)[0]["loss"] for folder in (tmp_path / "run", unbroken))
+    assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_on_many_devices_the_log_says_what_batch_normalisation_costs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    assert run(tmp_path / "shared", "--config.epochs=1") == 0
+    assert "--config.norm_groups=8" in capsys.readouterr().out
+    assert run(tmp_path / "separate", "--config.epochs=1", "--config.norm_groups=2") == 0
+    assert "norm_groups" not in capsys.readouterr().out
 
 
 def test_a_finished_run_that_is_started_again_says_its_result(unbroken, tmp_path, capsys):

@@ -129,7 +129,7 @@ def test_a_streamed_run_stopped_within_an_epoch_equals_an_unbroken_one(
     fields = ["streamed=True", "random_resized_crop=True", "padding=0", "color_jitter=1", "batch_size=2"]
     arguments = [*(f"--config.data.{field}" for field in fields), "--config.epochs=2"]
     assert train_on(image_folder, tmp_path / "unbroken", *arguments) == 0
-    whole = Steps.train
+    whole = Steps.train_async
 
     def stop_after_third(steps, state, *rest):
         if int(state.step) == 2:
@@ -137,7 +137,7 @@ def test_a_streamed_run_stopped_within_an_epoch_equals_an_unbroken_one(
         return whole(steps, state, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Steps, "train", stop_after_third)
+        patch.setattr(Steps, "train_async", stop_after_third)
         assert train_on(image_folder, tmp_path / "stopped", *arguments) == 128 + signal.SIGTERM
     assert "step 3 of 4" in capsys.readouterr().err
     assert train_on(image_folder, tmp_path / "stopped", *arguments) == 0
