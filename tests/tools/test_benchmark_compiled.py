@@ -1,5 +1,10 @@
 """What is read from compiled programs is what they do."""
 
+import importlib.util
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import benchmark
@@ -7,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from benchmarks import compiled
-from benchmarks.hlo import Traffic, parse, size_of, step_of
+from benchmarks.hlo import Traffic, operations_of, parse, size_of, step_of
 
 CONFIG = Path(__file__).parents[2] / "configs" / "cifar100_wrn.py"
 # As XLA writes it: a loop with a fused sum, a fused slice, a change of layout, a library's convolution, a
@@ -81,6 +86,22 @@ def test_operations_and_bytes_by_kind_are_those_of_the_loop():
     }
 
 
+def test_estimates_of_cycles_and_gathers_are_read():
+    program = parse("""\
+ENTRY %main (x: f32[100,8], i: s32[2]) -> f32[2,8] {
+  %x = f32[100,8]{1,0:T(8,128)} parameter(0)
+  %i = s32[2]{0} parameter(1)
+  %y = f32[100,8]{1,0} add(%x, %x), backend_config={"window_config":{},"estimated_cycles":"1234"}
+  ROOT %g = f32[2,8]{1,0} gather(%y, %i), offset_dims={1}
+}
+""")
+    assert step_of(program) == {
+        "other loops": Traffic(1, 3 * 4 * 800, 1234),
+        "gathers and scatters": Traffic(1, 2 * 4 * 16 + 2 * 4, 0),
+    }
+    assert [name for name, *_ in operations_of(program)] == ["y", "g"]
+
+
 def test_a_program_of_this_jax_is_read():
     def run(x, y):
         return jax.lax.fori_loop(0, 5, lambda _, x: jnp.tanh(x @ y), x)
@@ -96,17 +117,25 @@ def test_the_step_of_a_config_is_compiled_and_not_run(capsys, tiny_model):
     assert benchmark.main(["compiled", f"--config={CONFIG}", *sizes]) == 0
     printed = capsys.readouterr().out
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if "|" in line]
-    assert rows[0] == ["a step", "operations", "GB read and written"]
-    counts = {kind: int(count) for kind, count, _ in rows[2:]}
-    assert counts["convolutions"] > 2
-    assert counts.pop("all") == sum(counts.values())
+    convolutions = []
+    for program in ("train", "evaluate", "predict"):
+        start = rows.index([f"a step of {program}", "operations", "GB read and written", "million cycles"])
+        end = next(i for i in range(start, len(rows)) if rows[i][0] == "all")
+        counts = {kind: int(count) for kind, count, *_ in rows[start + 2 : end + 1]}
+        assert counts.pop("all") == sum(counts.values())
+        convolutions.append(counts["convolutions"])
+    # Prediction needs no branches.
+    assert convolutions[0] > convolutions[1] > convolutions[2] > 0
     assert "for 1 cpu" in printed
+    assert printed.count("memory of a device: ") == 3
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         ([f"--config={CONFIG}", "--gpus=2"], ["`--gpus`", "jax[cuda12]", "(not for cuda)"]),
+        ([f"--config={CONFIG}", "--tpus=v5e:2x2"], ["`--tpus`", "libtpu", "v5e:2x4", "(not for cuda)"]),
+        ([f"--config={CONFIG}", "--tpus=v5e:2x2", "--gpus=1"], ["`--tpus`", "`--gpus`", "v5e:2x2"]),
         ([f"--config={CONFIG}", "--gpus=0"], ["--gpus", "1 or more", "0"]),
         ([f"--config={CONFIG}:typo"], ["`method`", "dks, ds, baseline", "'typo'"]),
     ],
@@ -120,3 +149,47 @@ def test_wrong_arguments_end_with_one_sentence(capsys, monkeypatch, arguments, n
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert all(text in error for text in named)
+
+
+# In a process of its own, since JAX looks for TPUs when it starts.
+COMPILE = """
+import json, sys
+from benchmarks import compiled, ours
+from benchmarks.hlo import parse, step_of
+
+setting = ours.load(sys.argv[1], {"depth": 16, "width": 1, "batch_size": 64}, {"precision": "bfloat16"})
+devices = compiled.find_devices(gpus=None, tpus="v5e:1x1")
+found = {}
+for name in ("train", "predict"):
+    text = ours.lower(setting, devices, name).compile().as_text()
+    program = parse(text)
+    operands = set()
+    for instructions in program.values():
+        shapes = {i.name: i.shape for i in instructions}
+        convolved = [shapes[o] for i in instructions if i.opcode == "convolution" for o in i.operands]
+        # Products of matrices are convolutions too.
+        operands |= {shape.split("[")[0] for shape in convolved if shape.split("]")[0].count(",") == 3}
+    step = {kind: own._asdict() for kind, own in step_of(program).items()}
+    found[name] = {"step": step, "loops": text.count(" while("), "convolved": sorted(operands)}
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="needs libtpu: pip install libtpu")
+def test_programs_for_a_tpu_gather_no_pixels_and_convolve_in_bfloat16():
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(map(str, [CONFIG.parents[1], Path(benchmark.__file__).parent])),
+    }
+    command = [sys.executable, "-c", COMPILE, str(CONFIG)]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    for name, program in json.loads(printed.splitlines()[-1]).items():
+        assert sum(own["cycles"] for own in program["step"].values()) > 1e5, name
+        # Entire images and their labels, and not one pixel after the other, whose indices take 4 bytes each.
+        assert program["step"]["gathers and scatters"]["bytes"] < 3 * 64 * 32 * 32 * 3, name
+        # The crop multiplies zeros and ones with bytes.
+        assert "f32" not in program["convolved"], name
+        assert "bf16" in program["convolved"], name
+        # The loop over the steps of a call is the only one.
+        assert program["loops"] == (name == "train"), name

@@ -17,6 +17,8 @@ class Instruction(NamedTuple):
     """A line of a computation; the shape of its result is as XLA writes it.
 
     calls, target: the computation that a fusion or a loop runs, and the function of a library; "" for others.
+    cycles: how long it takes by the estimate of a TPU's compiler, which makes none for gathers, communication
+      and copies; 0 without an estimate.
     """
 
     name: str
@@ -25,13 +27,15 @@ class Instruction(NamedTuple):
     operands: list[str]
     calls: str
     target: str
+    cycles: int
 
 
 class Traffic(NamedTuple):
-    """How many operations there are of a kind, and the bytes they read and write."""
+    """How many operations there are of a kind, the bytes they read and write, and their estimated cycles."""
 
     operations: int
     bytes: int
+    cycles: int = 0
 
 
 Program = Mapping[str, list[Instruction]]
@@ -50,26 +54,36 @@ def parse(text: str) -> Program:
             names = [word.split()[-1].lstrip("%") for word in operands.split(",") if word.strip()]
             inner = (re.search(r"(?:calls|body)=%?([\w.\-]+)", line), re.search(r'_target="([^"]*)"', line))
             calls, target = (match[1] if match else "" for match in inner)
-            next(reversed(program.values())).append(Instruction(name, shape, opcode, names, calls, target))
+            estimate = re.search(r'"estimated_cycles":"(\d+)"', line)
+            cycles = int(estimate[1]) if estimate else 0
+            own = Instruction(name, shape, opcode, names, calls, target, cycles)
+            next(reversed(program.values())).append(own)
     return program
 
 
 def step_of(program: Program) -> dict[str, Traffic]:
     """The traffic by kind in the computation that moves most: the body of a loop or the whole program."""
-    called = {i.calls for instructions in program.values() for i in instructions if i.opcode == "fusion"}
-    sums = [_by_kind(program, body) for name, body in program.items() if name not in called]
-    return max(sums, key=lambda by_kind: sum(traffic.bytes for traffic in by_kind.values()))
-
-
-def _by_kind(program: Program, body: Iterable[Instruction]) -> dict[str, Traffic]:
-    shapes = {instruction.name: instruction.shape for instruction in body}
     by_kind: dict[str, Traffic] = {}
-    for instruction in body:
-        if instruction.opcode not in FREE and not instruction.opcode.endswith("-done"):
-            kind = _kind(instruction, program)
-            count, moved = by_kind.get(kind, (0, 0))
-            by_kind[kind] = Traffic(count + 1, moved + _moved(instruction, shapes, program))
+    for _, kind, own in operations_of(program):
+        before = by_kind.get(kind, (0, 0, 0))
+        by_kind[kind] = Traffic(*(a + b for a, b in zip(before, own, strict=True)))
     return by_kind
+
+
+def operations_of(program: Program) -> list[tuple[str, str, Traffic]]:
+    """Name, kind and traffic of each operation of this computation."""
+    called = {i.calls for instructions in program.values() for i in instructions if i.opcode == "fusion"}
+    bodies = [_operations(program, body) for name, body in program.items() if name not in called]
+    return max(bodies, key=lambda body: sum(traffic.bytes for *_, traffic in body))
+
+
+def _operations(program: Program, body: Iterable[Instruction]) -> list[tuple[str, str, Traffic]]:
+    shapes = {instruction.name: instruction.shape for instruction in body}
+    return [
+        (i.name, _kind(i, program), Traffic(1, _moved(i, shapes, program), i.cycles))
+        for i in body
+        if i.opcode not in FREE and not i.opcode.endswith("-done")
+    ]
 
 
 def _kind(instruction: Instruction, program: Program) -> str:
@@ -79,6 +93,8 @@ def _kind(instruction: Instruction, program: Program) -> str:
         return "communication"
     if "conv" in instruction.target.lower() or "convolution" in inner:
         return "convolutions"
+    if inner & {"gather", "scatter", "select-and-scatter"}:
+        return "gathers and scatters"
     if inner & {"dot", "custom-call"} and ("gemm" in called or "matmul" in called or "dot" in inner):
         return "matrix products"
     if inner <= LAYOUT and inner & {"transpose", "copy"}:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.stages import Compiled, Lowered
+from jax.stages import Lowered
 from PIL import Image
 
 from benchmarks.measuring import InputError, add_count
@@ -44,13 +44,15 @@ FIELDS = ("model.depth", "model.width", "data.batch_size", "data.image_size")
 FIXED = {"optimizer.learning_rate": "0.01", "data.drop_last": "True"}
 NOT_AUGMENTED = {"data.padding": "0", "data.flip": "False"}
 IN_FILES = {"data.source": "folder", "data.streamed": "True", "data.random_resized_crop": "True"}
+# The last one runs the backbone alone.
+PROGRAMS = ("train", "evaluate", "predict")
 # Trains, and ends once the first step is finished.
 FIRST_STEP = """\
 import os, sys
 from dks_jax import train
 from dks_jax.training import Steps
-step = Steps.train
-Steps.train = lambda *arguments: (step(*arguments), os._exit(0))
+step = Steps.train_async
+Steps.train_async = lambda *arguments: (step(*arguments)[1](), os._exit(0))
 sys.exit(train.main(sys.argv[1:]))
 """
 
@@ -175,9 +177,16 @@ class AbsentDevices(Devices):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), tree)
 
 
-def compile_step(setting: Setting, devices: Sequence[Any]) -> Compiled:
-    """The training step compiled for devices that need not be there."""
-    return Training(setting, AbsentDevices(devices=devices)).lower().compile()
+def lower(setting: Setting, devices: Sequence[Any], program: str) -> Lowered:
+    """A program of PROGRAMS for devices that need not be there."""
+    absent = AbsentDevices(devices=devices)
+    if program == "train":
+        return Training(setting, absent).lower()
+    network = build_network(setting)
+    if program == "predict":
+        network = network.drop_branches()
+    feed = make_feeds(setting, draw(setting), absent)[1]
+    return Forward(network, feed, absent).lower(next(feed.chunks(0)))
 
 
 def build(options: dict[str, Any]) -> Requests:
