@@ -20,7 +20,7 @@ from dks_jax.command_line import ConfigParser, run
 from dks_jax.nn import BatchNorm
 from dks_jax.reporting.tables import markdown_table
 from dks_jax.runtime.errors import InputError
-from dks_jax.runtime.files import atomic_write
+from dks_jax.runtime.files import atomic_write, require_writable
 from dks_jax.training.experiment import prepare
 from dks_jax.training.steps import Steps
 
@@ -40,13 +40,15 @@ def _measure(argv: Sequence[str] | None) -> None:
     options, config = parser.parse_with_config(sys.argv[1:] if argv is None else argv)
     if options.steps < 1:
         raise InputError(f"`--steps` must be 1 or more; got {options.steps}.")
+    output = options.output.expanduser()
+    require_writable(output, "--output")
     experiment = prepare(config, resumed=False)
     ratios = list(itertools.islice(distances(experiment.steps), options.steps))
     summary = [(float(np.percentile(ratio, PERCENTILE)), float(ratio.max())) for ratio in ratios]
     rows = [[str(step), *(f"{x:.3g}" for x in own)] for step, own in enumerate(summary, 1) if step in SHOWN]
     print(markdown_table([["step", f"{PERCENTILE}th percentile", "largest"], *rows]))
     title = f"{Path(options.config).name}, {len(ratios[0]):,} channels"
-    _draw(np.array(summary), options.output, title)
+    _draw(np.array(summary), output, title)
 
 
 def distances(steps: Steps) -> Iterator[np.ndarray]:

@@ -261,7 +261,7 @@ class Steps:
         errors = {f"errors/{name}": wrong[i] for i, name in enumerate(self._names)}
         return {"examples": jnp.sum(batch.weights), "loss": total, **terms, **errors}
 
-    def _fetch(self, measured: "Measured", batch_size: int) -> History:
+    def _fetch(self, measured: Measured, batch_size: int) -> History:
         values = measured.fetch()
         # The loss has then counted the padding like examples.
         if not self._takes_weights and np.any(values["examples"] != batch_size):

@@ -29,6 +29,14 @@ def test_distances_follow_from_running_statistics():
     np.testing.assert_allclose(measure_norm_shift.distance(before, after), [1, 0], atol=1e-9)
 
 
+def test_a_folder_that_is_absent_is_named_before_anything_is_trained(tmp_path, capsys):
+    output = tmp_path / "absent" / "shift.png"
+    assert measure_norm_shift.main([DIGITS, f"--output={output}"]) == 2
+    error = user_error(capsys, alone=True)
+    assert "--output" in error
+    assert str(output.parent) in error
+
+
 def test_no_steps_are_refused(tmp_path, capsys):
     assert measure_norm_shift.main([DIGITS, "--steps=0", f"--output={tmp_path / 'shift.png'}"]) == 2
     error = user_error(capsys)
