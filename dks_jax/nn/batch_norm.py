@@ -65,7 +65,8 @@ def _two_passes(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _one_pass(x: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
-    shifted = x - jax.lax.stop_gradient(shift)
+    shift = jax.lax.stop_gradient(shift)
+    shifted = x - shift
     mean, square = (jnp.mean(values, axis=1, keepdims=True) for values in (shifted, jnp.square(shifted)))
     # Rounding can give a variance below zero where x is constant.
     return shift + mean, jnp.maximum(square - jnp.square(mean), 0)

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+LISTED = 5
+
 
 class InputError(ValueError):
     """An input of the caller is wrong.
@@ -22,8 +24,8 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def listing(names: Iterable[str], limit: int = 5) -> str:
-    """The first `limit` names of several, and the number of the others."""
+def listing(names: Iterable[str]) -> str:
+    """The first names of several, and the number of the others."""
     names = list(names)
-    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
