@@ -28,6 +28,20 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message[0].upper()}{message[1:]}; see {self.prog} --help.")
 
+    def parse_with_overrides(self, argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+        """Parses the flags, and collects the values of config fields as they are typed, by dotted name.
+
+        Raises:
+          InputError: a flag is wrong.
+        """
+        overrides, rest = {}, []
+        for argument in argv:
+            if override := re.fullmatch(r"--config\.([^=]+)=(.*)", argument, re.DOTALL):
+                overrides[override[1]] = override[2]
+            else:
+                rest.append(argument)
+        return self.parse_args(rest), overrides
+
     def add_weights(self) -> None:
         """Adds the flag --weights, whose value `load_network` accepts."""
         self.add_argument(
@@ -70,20 +84,6 @@ class ConfigParser(Parser):
         """
         arguments, overrides = self.parse_with_overrides(argv)
         return arguments, models.load_config(arguments.config, overrides)
-
-    def parse_with_overrides(self, argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-        """Parses the flags, and collects the values of fields as they are typed, by dotted name.
-
-        Raises:
-          InputError: a flag is wrong.
-        """
-        overrides, rest = {}, []
-        for argument in argv:
-            if override := re.fullmatch(r"--config\.([^=]+)=(.*)", argument, re.DOTALL):
-                overrides[override[1]] = override[2]
-            else:
-                rest.append(argument)
-        return self.parse_args(rest), overrides
 
 
 def fields() -> dict[str, Field]:

@@ -75,7 +75,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             if name != "compiled":
                 add_count(command, "--rounds", 5, "measurements that count")
             command.add_argument("--json", type=Path, metavar="FILE", help="where to write every figure")
-    options = parser.parse_args(argv)
+    options, fields = parser.parse_with_overrides(argv)
+    if fields and "fields" not in options:
+        raise InputError(f"`--config.{next(iter(fields))}` is for train and compiled; got {options.command}.")
+    if fields:
+        options.fields = fields
     if options.json:
         options.json = options.json.expanduser()
         require_writable(options.json, "--json")

@@ -56,8 +56,8 @@ class Block(nnx.Module):
         self.bn1 = layers.norm(out_channels)
         self.dropout = dropout()
         self.conv1 = layers.conv(out_channels, out_channels, 3)
-        changes_width = in_channels != out_channels
-        self.convdim = nnx.data(layers.conv(in_channels, out_channels, 1, stride) if changes_width else None)
+        changes_shape = stride != 1 or in_channels != out_channels
+        self.convdim = nnx.data(layers.conv(in_channels, out_channels, 1, stride) if changes_shape else None)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         o1 = nnx.relu(self.bn0(x))

@@ -1,12 +1,13 @@
 """Jobs of several processes, usually one per host, that train together through `jax.distributed`."""
 
 import os
+import pickle
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import numpy as np
@@ -155,6 +156,29 @@ def on_primary(action: Callable[[], T]) -> T | None:
     if failed:
         raise InputError("Process 0 of the job has stopped: its own message says why.")
     return result
+
+
+def from_primary(action: Callable[[], T]) -> T:
+    """The result of an action, which only the primary process runs and whose result is sent to the others.
+
+    Raises:
+      InputError: as for `on_primary`.
+    """
+    result = on_primary(action)
+    if jax.process_count() > 1:
+        content = np.frombuffer(pickle.dumps(result), np.uint8) if is_primary() else np.zeros(0, np.uint8)
+        size = int(broadcast(np.array(content.size)))
+        result = pickle.loads(broadcast(content if is_primary() else np.zeros(size, np.uint8)).tobytes())
+    return cast(T, result)
+
+
+def broadcast(tree: Any) -> Any:
+    """The arrays of the primary process, to the bit, on all; the others give arrays of the same shapes."""
+    if jax.process_count() == 1:
+        return tree
+    # As bytes, because the arrays are added up with zeros, which would change -0.0.
+    sent = multihost_utils.broadcast_one_to_all(jax.tree.map(lambda x: np.ravel(x).view(np.uint8), tree))
+    return jax.tree.map(lambda x, own: np.asarray(own).view(x.dtype).reshape(x.shape), tree, sent)
 
 
 def max_over_processes(*values: float) -> list[float]:

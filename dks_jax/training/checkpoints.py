@@ -12,16 +12,15 @@ import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from dks_jax.runtime.errors import InputError, first_line
 from dks_jax.runtime.files import atomic_write, checksums, find_damage, remove, require_room
-from dks_jax.runtime.hosts import is_primary, lost, on_primary
+from dks_jax.runtime.hosts import broadcast, from_primary, is_primary, lost, on_primary
 
 State = TypeVar("State")
 TEMPORARY = ".orbax-checkpoint-tmp"
@@ -80,23 +79,19 @@ class Checkpoints:
           InputError: all checkpoints are damaged, or the last intact one does not fit this version of the
             program.
         """
-        step, complaints = on_primary(self._last_whole) or (-1, [])
-        if jax.process_count() > 1:
-            step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+        step, complaints = from_primary(self._last_whole)
         if step < 0:
             return None
         folder = self._folder / str(step)
-        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-        try:
-            state = self._checkpointer.restore(folder, args=ocp.args.StandardRestore(target))
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"The checkpoint {folder} does not fit this version of dks-jax ({_reason(error)}): go on "
-                "with the version that config.json names, or give another --workdir."
-            ) from error
+        arrays = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+        # It is read once, and not by every process.
+        arrays = broadcast(on_primary(lambda: _read(folder, arrays)) or arrays)
+        placed = jax.tree.map(
+            lambda x, own: jax.make_array_from_process_local_data(x.sharding, own), like, arrays
+        )
         self.latest = self._whole = step
         complaints = [f"{complaint}; going on from step {step}" for complaint in complaints]
-        return cast(State, state), _read_seal(folder)["progress"], complaints
+        return placed, _read_seal(folder)["progress"], complaints
 
     def save(self, step: int, state: Any, progress: dict[str, Any]) -> None:
         """Starts to write a checkpoint in the background, once the previous one is complete.
@@ -216,6 +211,32 @@ def _damage(folder: Path) -> str | None:
     # Other errors of the system may be temporary and say nothing about the checkpoint.
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return f"{SEAL} is missing or broken"
+
+
+def _read(folder: Path, like: Any) -> Any:
+    """Reads the arrays of a checkpoint in this process alone; `like` has the NumPy arrays to expect.
+
+    Raises:
+      InputError: the checkpoint holds others.
+    """
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes={jax.process_index()},
+        barrier_sync_key_prefix="read",
+    )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    try:
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+            arrays = checkpointer.restore(folder, args=ocp.args.StandardRestore(like))
+        for own, expected in zip(jax.tree.leaves(arrays), jax.tree.leaves(like), strict=True):
+            if own.shape != expected.shape:
+                raise ValueError(f"an array has the shape {own.shape} and not {expected.shape}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"The checkpoint {folder} does not fit this version of dks-jax ({_reason(error)}): go on with "
+            "the version that config.json names, or give another --workdir."
+        ) from error
+    return arrays
 
 
 def _read_seal(folder: Path) -> dict[str, Any]:

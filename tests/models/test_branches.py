@@ -50,6 +50,13 @@ def test_branches_come_from_the_command_line_alone(name: str):
     assert np.array_equal(logits[-1], plain(images)[0])
 
 
+def test_a_branch_as_narrow_as_the_stage_before_it_halves_the_resolution_all_the_same():
+    network = network_of("digits_wrn", "--config.model.branches=((0,(1,1),(16,16)),)")
+    block = network.branches[0].stages[0].blocks[0]
+    assert block(jnp.ones((2, 8, 8, 16))).shape == (2, 4, 4, 16)
+    assert network(jnp.ones((2, 8, 8, 1))).shape == (2, 2, 10)
+
+
 def test_the_arithmetic_of_branches_is_that_of_their_convolutions():
     images = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
     plain, three = (

@@ -70,8 +70,19 @@ def logits(devices):
     return np.concatenate([output.logits for output in batches], axis=1)
 
 
+def exchange():
+    """What the primary process finds is what all have, to the bit."""
+    content = np.array([-0.0, np.nan, 1 / 3], np.float32) if hosts.is_primary() else np.zeros(3, np.float32)
+    sent = hosts.broadcast({"a": content, "b": np.array(jax.process_index() + 7)})
+    assert sent["a"].tobytes() == np.array([-0.0, np.nan, 1 / 3], np.float32).tobytes()
+    assert (sent["b"].shape, int(sent["b"])) == ((), 7)
+    found = hosts.from_primary(lambda: (jax.process_index(), Path("a.jpg"), {}))
+    assert found == (0, Path("a.jpg"), {})
+
+
 def main(folder, given):
     devices, several = Devices(), jax.process_count() > 1
+    exchange()
     training = Training(devices, **({"streamed": True, "norm_groups": 4} if several else {}))
     found = {}
     for name, state in (("saved", training.begin(folder)), ("restored", training.restore(given))):

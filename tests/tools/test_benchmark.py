@@ -20,6 +20,8 @@ from support import tiny_network
 CONFIGS = Path(__file__).parents[2] / "configs"
 CIFAR = str(CONFIGS / "cifar100_wrn.py")
 TINY = [f"--config={CIFAR}", "--depth=16", "--width=1", "--batch_size=4", "--classes=10", "--rounds=1"]
+# For --vary: no branch, and one that is pooling and a linear layer.
+SLIM = "--vary=model.branches=();((1,(),()),)"
 
 # With the interface of the released code, and the tests' own network and divergence.
 RELEASED_NETWORK = """
@@ -199,13 +201,14 @@ def test_every_side_trains_with_the_same_loss(measure, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_size_that_varies_has_a_table_with_ratios_to_its_first_value(measure, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    tables, result = measure("train", *TINY, "--steps=1", "--vary=batch_size=8,4", "--vary=devices=2")
+    tables, result = measure("train", *TINY, "--steps=1", "--vary=batch_size=8,4", "--vary=devices=2", SLIM)
     seconds = result["seconds"]["batch_size"]
     header, *rows = tables["batch size"]
     assert header == ["batch size", "images/s", "ratio"]
     ratio = 4 / seconds["4"][0] / (8 / seconds["8"][0])
     assert [[value, of_first] for value, _, of_first in rows] == [["8", "1.00"], ["4", f"{ratio:.2f}"]]
     assert [row[0] for row in tables["devices"]] == ["devices", "2"]
+    assert [row[0] for row in tables["model.branches"]] == ["model.branches", "()", "((1,(),()),)"]
 
 
 @pytest.mark.parametrize(("count", "forks"), [(1, []), (2, [0]), (6, [0, 0, 0, 1, 1])])
@@ -262,7 +265,10 @@ def test_a_second_start_finds_the_compiled_programs_of_the_first(measure, tmp_pa
         (["train"], ["--config"]),
         (["train", *TINY, "--rounds=0"], ["--rounds", "1 or more", "0"]),
         (["train", *TINY, "--depth=17"], ["`depth`", "6n+4"]),
-        (["train", *TINY, "--vary=heads=1"], ["--vary", "classifiers", "heads=1"]),
+        (["train", *TINY, "--vary=heads=1"], ["`heads`", "no field"]),
+        (["train", *TINY, "--vary=heads"], ["--vary", "FIELD", "got heads"]),
+        (["train", *TINY, "--config.model.branches=()"], ["`model.branches`", "method", "got ()"]),
+        (["start", "--config.epochs=1"], ["`--config.epochs`", "train and compiled", "got start"]),
         (["train", *TINY, "--vary=devices=3"], ["devices 3", "`data.batch_size`", "multiple", "4"]),
         (["train", "--config", f"{CIFAR}:baseline", "--vary=classifiers=2"], ["`classifiers`", "baseline"]),
         (["train", *TINY, "--original=absent"], ["`--original`", "github.com/sundw2014/DKS", "absent"]),

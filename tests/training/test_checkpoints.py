@@ -150,9 +150,12 @@ def test_a_damaged_checkpoint_goes_once_a_new_one_is_there_of_its_step_or_anothe
     assert_is(restore(copy), step)
 
 
-def test_a_state_of_another_shape_is_of_another_version(saved):
-    with pytest.raises(InputError, match="version"):
-        restore(saved, {"step": jnp.int32(0), "other": jnp.zeros(3)})
+@pytest.mark.parametrize(
+    ("other", "reason"), [({"other": jnp.zeros(3)}, ""), ({"kernel": jnp.zeros((64, 3))}, "64, 3")]
+)
+def test_a_state_of_another_shape_is_of_another_version(saved, other, reason):
+    with pytest.raises(InputError, match=f"{reason}.*version that config.json names"):
+        restore(saved, state(0) | other)
     assert names(saved) == ["3", "7"]
 
 

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     devices = find_devices(options.gpus, options.tpus)
-    fields = {"precision": "bfloat16" if options.bfloat16 else "float32"}
+    fields = {"precision": "bfloat16" if options.bfloat16 else "float32"} | options.fields
     setting = ours.load(options.config, ours.given_sizes(options), fields)
     programs = {name: _read(setting, devices, name) for name in options.program or ours.PROGRAMS}
     return {"devices": [len(devices), devices[0].device_kind], "programs": programs}

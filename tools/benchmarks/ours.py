@@ -20,6 +20,7 @@ from benchmarks.measuring import InputError, add_count
 from benchmarks.worker import MATRIX, Requests, peak_memory, serve
 from dks_jax import data, models
 from dks_jax.config import Config, flatten
+from dks_jax.config.methods import BY_METHOD
 from dks_jax.data import Batch, Chunk, Feed, ImageData, Split, StoredSplit
 from dks_jax.data.augmentation import normalise
 from dks_jax.data.preprocessing import random_box
@@ -58,8 +59,9 @@ sys.exit(train.main(sys.argv[1:]))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that say what is trained."""
+    """The flags that say what is trained, with the fields of the config that --config.FIELD=VALUE sets."""
     parser.add_argument("--config", required=True, metavar="FILE[:METHOD]", help="config file and method")
+    parser.set_defaults(fields={})
     for name, field in zip(SIZES, FIELDS, strict=False):
         add_count(parser, f"--{name}", None, f"in place of {field} of the config")
     add_count(parser, "--classes", 100, "classes of the labels")
@@ -256,6 +258,7 @@ def options_for_pytorch(setting: Setting, original: Path | None) -> dict[str, An
     config, fields = setting.config, flatten(setting.config)
     required = {"synergy.alpha": 1, "synergy.temperature": 1, "synergy.epsilon": 1e-8, "norm_groups": 1}
     required |= {"model.dropout": 0, "optimizer.clip_norm": 0, "optimizer.decay_norm_and_bias": True}
+    required |= {"model.branches": BY_METHOD, "synergy.teaches": BY_METHOD}
     required |= {"method": "dks"} if original or config.method != "baseline" else {}
     required |= {"model.name": "wide_resnet", "data.image_size": 32} if original else {}
     for name, value in required.items():

@@ -12,8 +12,9 @@ memory: largest resident memory of the process, or largest allocation on the GPU
 arithmetic: three times the multiplications and additions of the forward pass's convolutions and matrix
 products, over the time of a step, as a share of the rate of a large matrix product of that side.
 
-With --vary, e.g. `--vary width=1,2,4 --vary devices=1,2`, dks_jax alone is trained with each value of a size,
-all others being as the other flags and the config say. ratio: to the images per second of the first value.
+With --vary, e.g. `--vary width=1,2,4 --vary "precision=float32;bfloat16"`, dks_jax alone is trained with each
+value of a size, or of any field of the config, all others being as the other flags and the config say. ratio:
+to the images per second of the first value.
 classifiers: the main one and branches, beyond 3 further ones like the first two. devices: virtual ones of a
 CPU, which share its cores.
 """
@@ -48,16 +49,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     checkout = "checkout of github.com/sundw2014/DKS, to be measured too"
     parser.add_argument("--original", type=Path, metavar="DIR", help=checkout)
     varied: Any = {"type": _varied, "action": "append", "metavar": "NAME=V1,V2,..."}
-    parser.add_argument("--vary", help=f"values of one of {', '.join(ours.SIZES)}", **varied)
+    meaning = f"values of one of {', '.join(ours.SIZES)}; or FIELD=V1;V2;... of a field of the config"
+    parser.add_argument("--vary", help=meaning, **varied)
     add_count(parser, "--steps", None, "steps in a measurement; default 2 on a CPU, else 50")
 
 
-def _varied(text: str) -> tuple[str, list[int]]:
+def _varied(text: str) -> tuple[str, list[int] | list[str]]:
     name, _, values = text.partition("=")
-    if name not in ours.SIZES:
-        known = ", ".join(ours.SIZES)
-        raise argparse.ArgumentTypeError(f"must be NAME=V1,V2,... with one of {known} as NAME; got {text}")
-    return name, [measuring.positive(value) for value in values.split(",")]
+    if name in ours.SIZES:
+        return name, [measuring.positive(value) for value in values.split(",")]
+    if not values:
+        raise argparse.ArgumentTypeError(f"must be NAME=V1,V2,... or FIELD=V1;V2;...; got {text}")
+    # The value of a field may hold commas.
+    return name, values.split(";")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -65,14 +69,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     options.steps = options.steps or (2 if jax.default_backend() == "cpu" else 50)
     given = {"config": options.config, "sizes": ours.given_sizes(options), "steps": options.steps}
-    given["fields"] = ours.NOT_AUGMENTED
+    given["fields"] = ours.NOT_AUGMENTED | options.fields
     return _measure_sizes(options, given) if options.vary else _measure_sides(options, given)
 
 
 def _measure_sizes(options: argparse.Namespace, given: dict[str, Any]) -> dict[str, Any]:
     num_images, seconds = {}, {}
     for name, values in options.vary:
-        cases = {str(value): given | {"sizes": given["sizes"] | {name: value}} for value in values}
+        group = "sizes" if name in ours.SIZES else "fields"
+        cases = {str(value): given | {group: given[group] | {name: value}} for value in values}
         num_images[name] = {value: ours.load(**case).num_images for value, case in cases.items()}
         with ExitStack() as stack:
             asks = {v: stack.enter_context(worker(f"{name} {v}", OUR_MODULE, c)) for v, c in cases.items()}
@@ -91,7 +96,7 @@ def _measure_sides(options: argparse.Namespace, given: dict[str, Any]) -> dict[s
         arrays = ours.network_for_pytorch(setting, ours.build_network(setting))
         np.savez(theirs["arrays"], **cast(Any, arrays | ours.batches_for_pytorch(setting)))
         sides = [
-            (f"{OURS} {p}", OUR_MODULE, given | {"fields": ours.NOT_AUGMENTED | {"precision": p}})
+            (f"{OURS} {p}", OUR_MODULE, given | {"fields": given["fields"] | {"precision": p}})
             for p in precisions
         ]
         for name in [*VARIANTS, RELEASED] if options.original else VARIANTS:

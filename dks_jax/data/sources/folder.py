@@ -13,6 +13,7 @@ from dks_jax.data.preprocessing import UndecodableError, View
 from dks_jax.data.sources import image_files
 from dks_jax.data.sources.interface import Source
 from dks_jax.runtime.errors import InputError
+from dks_jax.runtime.hosts import from_primary
 
 LAYOUT = "ROOT/SPLIT/CLASS/IMAGE, e.g. train/cat/1.jpg and val/cat/2.jpg"
 # A split of which this share of the images lies beside the class folders is taken for half sorted.
@@ -23,6 +24,7 @@ class Listing(NamedTuple):
     """The files of a split.
 
     paths: paths of the images, class by class.
+    sizes: their sizes in bytes.
     labels: int32 [image], places in `class_names`.
     class_names: sorted names of the class folders.
     empty: names of those that hold no image.
@@ -30,6 +32,7 @@ class Listing(NamedTuple):
     """
 
     paths: list[Path]
+    sizes: list[int]
     labels: np.ndarray
     class_names: tuple[str, ...]
     empty: tuple[str, ...]
@@ -47,7 +50,8 @@ def load(
 ) -> ImageData:
     """Lists the images of the training split and of the held-out split, which are decoded when they are read.
 
-    The classes are the sorted class folders of the training split.
+    The classes are the sorted class folders of the training split. In a job of several processes one of them
+    lists, and sends what it has found to the others.
 
     Args:
       root: folder of the data.
@@ -61,7 +65,7 @@ def load(
     """
     folder = _root(root)
     train_split, held_out = find_splits(root, train_split, held_out, training=True)
-    listing = list_split(folder / train_split)
+    listing = from_primary(lambda: list_split(folder / train_split))
     if listing.empty:
         raise InputError(
             f"Each class folder of {folder / train_split} must hold images; {listing.empty[0]!r} has none: "
@@ -160,7 +164,7 @@ def list_split(split_folder: Path) -> Listing:
     ]
     empty = tuple(name for name, count in zip(names, counts, strict=True) if not count)
     labels = np.repeat(np.arange(len(names), dtype=np.int32), counts)
-    return Listing(paths, labels, tuple(names), empty, tuple(notes))
+    return Listing(paths, list(map(_size, paths)), labels, tuple(names), empty, tuple(notes))
 
 
 def find_images(folder: Path) -> image_files.Found:
@@ -224,7 +228,7 @@ def _finding(folder: Path) -> str:
 
 
 def _held_out(root: Path, name: str, view: View, count: int) -> HeldOut:
-    listing = list_split(root / name)
+    listing = from_primary(lambda: list_split(root / name))
     if not listing.paths:
         raise InputError(f"{root / name} must hold images; {_finding(root / name)}.")
     split = _first(root, listing, view, count=count, field="test_per_class")
@@ -244,13 +248,14 @@ def _held_out(root: Path, name: str, view: View, count: int) -> HeldOut:
 def _first(root: Path, listing: Listing, view: View, *, count: int, field: str) -> StoredSplit:
     """The first `count` images of every class of a split that has any, 0 for all."""
     kept = first_per_class(listing.labels, count, listing.class_names, field, absent=listing.empty)
-    return _stored([listing.paths[i] for i in kept], listing.labels[kept], root, view)
+    paths, sizes = ([own[i] for i in kept] for own in (listing.paths, listing.sizes))
+    return _stored(paths, sizes, listing.labels[kept], root, view)
 
 
-def _stored(paths: list[Path], labels: np.ndarray, root: Path, view: View) -> StoredSplit:
+def _stored(paths: list[Path], sizes: list[int], labels: np.ndarray, root: Path, view: View) -> StoredSplit:
     """The listed images as a split, whose checksum covers their paths and their sizes in bytes."""
     start = len(str(root / "_")) - 1
-    listing = "".join(f"{str(path)[start:]} {_size(path)}\n" for path in paths)
+    listing = "".join(f"{str(path)[start:]} {size}\n" for path, size in zip(paths, sizes, strict=True))
 
     def read(index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
         return decode(paths[index], view, rng), int(labels[index])
