@@ -22,6 +22,8 @@ PROGRAMS = {
     "measure_images": measure_images.main,
     "summarize": summarize.main,
 }
+# The pages that a newcomer reads first; the others take minutes.
+ALWAYS = ("README", "own_images", "own_model")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -58,7 +60,12 @@ def run(language, text, names):
         assert main(shlex.split(arguments)) == 0
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.stem)
+def tested(page):
+    marks = [] if page.stem in ALWAYS else [pytest.mark.slow]
+    return pytest.param(page, marks=marks, id=page.stem)
+
+
+@pytest.mark.parametrize("page", [tested(page) for page in PAGES if examples(page)])
 def test_examples_run_in_order(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(models, "NETWORKS", dict(models.NETWORKS))
