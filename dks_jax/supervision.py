@@ -87,17 +87,27 @@ class DeeplySupervised(nnx.Module):
       stages: modules from features to features, shallowest first.
       head: module from the last features to logits [batch, class].
       branches: auxiliary classifiers, shallowest fork first; () for the plain backbone.
+      detach: whether no gradient reaches the backbone from the branches.
 
     Raises:
       InputError: a branch forks after a stage that does not exist, or the branches are not in depth order.
     """
 
-    def __init__(self, stem: Stage, stages: Sequence[Stage], head: Stage, branches: Sequence[Branch] = ()):
+    def __init__(
+        self,
+        stem: Stage,
+        stages: Sequence[Stage],
+        head: Stage,
+        branches: Sequence[Branch] = (),
+        *,
+        detach: bool = False,
+    ):
         require_forks([branch.after for branch in branches], len(stages))
         self.stem = stem
         self.stages = nnx.List(stages)
         self.head = head
         self.branches = nnx.List(branches)
+        self.detach = detach
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -109,7 +119,8 @@ class DeeplySupervised(nnx.Module):
         features = self.stem(images)
         for index, stage in enumerate(self.stages):
             features = stage(features)
-            logits += [branch(features) for branch in self.branches if branch.after == index]
+            seen = jax.lax.stop_gradient(features) if self.detach else features
+            logits += [branch(seen) for branch in self.branches if branch.after == index]
         logits.append(self.head(features))
         return jnp.stack(logits)
 

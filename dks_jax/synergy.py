@@ -118,9 +118,13 @@ def objective(
     alpha: float = 1.0,
     temperature: float = 1.0,
     epsilon: float = 0.0,
+    label_smoothing: float = 0.0,
+    binary: bool = False,
+    threshold: float = 0.0,
+    classifier_weights: Sequence[float] = (),
     weights: ArrayLike | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The training loss, sum_i CE(z_i, y) + synergy_loss(z, teaches), and its terms by name.
+    """The training loss, sum_i w_i CE(z_i, y) + synergy_loss(z, teaches), and its terms by name.
 
     Args:
       logits: [classifier, batch, class], main classifier last.
@@ -129,6 +133,15 @@ def objective(
       teaches: see `synergy_loss`.
       names: one name per classifier, for the names of the terms; None for branch1, branch2, ..., main.
       alpha, temperature, epsilon, weights: see `synergy_loss`.
+      label_smoothing: share s of each target that is spread evenly over all classes, 0 to 1: the target of
+        the cross-entropies becomes (1 - s) y + s / num_classes (Szegedy et al., arXiv:1512.00567). The KL
+        divergences have no part in it.
+      binary: whether a binary cross-entropy with sigmoid(z), averaged over the classes, takes the place of
+        the cross-entropy, as in "ResNet strikes back" (Wightman et al., arXiv:2110.00476). The KL
+        divergences remain those between the softmax probabilities of the same logits.
+      threshold: with `binary`, targets above it count as 1 and all others as 0, so that both classes of a
+        mixed image are there; 0 leaves the targets as they are.
+      classifier_weights: weight w_i of each classifier's cross-entropy; () for 1.
 
     Returns:
       (total, terms), all scalars. terms["cross_entropy/main"] is the cross-entropy of the main classifier,
@@ -146,9 +159,24 @@ def objective(
     if len(names) != num_classifiers:
         raise InputError(f"`names` must hold one name per classifier, {num_classifiers}; got {names}.")
 
-    cross_entropies = _cross_entropies(jax.nn.log_softmax(logits), labels, weights)
+    if binary:
+        targets = _probabilities(labels, logits)
+        targets = (1 - label_smoothing) * targets + label_smoothing / targets.shape[-1]
+        if threshold:
+            targets = jnp.where(jnp.isnan(targets), targets, targets > threshold)
+        cross_entropies = _binary_cross_entropies(logits, targets, weights)
+    else:
+        cross_entropies = _cross_entropies(jax.nn.log_softmax(logits), labels, label_smoothing, weights)
     kl = _pairwise_kl(logits, temperature, epsilon, weights)
-    total = jnp.sum(cross_entropies) + _synergy(kl, teaches, alpha, temperature)
+    weighted = cross_entropies
+    if classifier_weights:
+        if len(classifier_weights) != num_classifiers:
+            raise InputError(
+                f"`classifier_weights` must hold one number per classifier, {num_classifiers}; got "
+                f"{tuple(classifier_weights)}."
+            )
+        weighted = jnp.asarray(classifier_weights, cross_entropies.dtype) * cross_entropies
+    total = jnp.sum(weighted) + _synergy(kl, teaches, alpha, temperature)
     terms = {f"cross_entropy/{name}": cross_entropies[i] for i, name in enumerate(names)}
     for t, teacher in enumerate(names):
         for s, student in enumerate(names):
@@ -197,23 +225,54 @@ def _example_weights(weights: ArrayLike | None, log_p: jax.Array) -> jax.Array:
     return weights / jnp.sum(weights)
 
 
-def _cross_entropies(log_p: jax.Array, labels: ArrayLike, weights: ArrayLike | None) -> jax.Array:
+def _cross_entropies(
+    log_p: jax.Array, labels: ArrayLike, label_smoothing: float, weights: ArrayLike | None
+) -> jax.Array:
     """The cross-entropy of each classifier, -sum_c y_c log p_c averaged over the batch, [classifier]."""
-    _, batch, num_classes = log_p.shape
     labels = jnp.asarray(labels)
-    if labels.shape == (batch,) and jnp.issubdtype(labels.dtype, jnp.integer):
+    if _are_classes(labels, log_p):
         log_p_label = jnp.take_along_axis(log_p, labels[None, :, None], axis=-1)[..., 0]
-        # Indexing would count a negative label from the last class. The bound has the type of the labels.
-        last = min(num_classes - 1, jnp.iinfo(labels.dtype).max)
-        log_p_label = jnp.where((labels >= 0) & (labels <= last), log_p_label, jnp.nan)
-    elif labels.shape == (batch, num_classes):
-        log_p_label = jnp.sum(log_p * labels.astype(log_p.dtype), axis=-1)
+        # Indexing would count a negative label from the last class.
+        log_p_label = jnp.where(_is_class(labels, log_p), log_p_label, jnp.nan)
     else:
-        raise InputError(
-            f"`labels` must be integers of shape [batch], {(batch,)}, or probabilities of shape "
-            f"[batch, class], {(batch, num_classes)}; got {labels.dtype} of shape {labels.shape}."
-        )
+        log_p_label = jnp.sum(log_p * labels.astype(log_p.dtype), axis=-1)
+    if label_smoothing:
+        log_p_label = (1 - label_smoothing) * log_p_label + label_smoothing * jnp.mean(log_p, axis=-1)
     return -jnp.sum(log_p_label * _example_weights(weights, log_p), axis=-1)
+
+
+def _are_classes(labels: jax.Array, logits: jax.Array) -> bool:
+    """Whether labels are integers [batch]; False for probabilities [batch, class], InputError for others."""
+    _, batch, num_classes = logits.shape
+    if labels.shape == (batch,) and jnp.issubdtype(labels.dtype, jnp.integer):
+        return True
+    if labels.shape == (batch, num_classes):
+        return False
+    raise InputError(
+        f"`labels` must be integers of shape [batch], {(batch,)}, or probabilities of shape "
+        f"[batch, class], {(batch, num_classes)}; got {labels.dtype} of shape {labels.shape}."
+    )
+
+
+def _is_class(labels: jax.Array, logits: jax.Array) -> jax.Array:
+    # The bound has the type of the labels.
+    last = min(logits.shape[-1] - 1, jnp.iinfo(labels.dtype).max)
+    return (labels >= 0) & (labels <= last)
+
+
+def _probabilities(labels: ArrayLike, logits: jax.Array) -> jax.Array:
+    """The targets [batch, class]; NaN for labels that are no class."""
+    labels = jnp.asarray(labels)
+    if not _are_classes(labels, logits):
+        return labels.astype(logits.dtype)
+    one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return jnp.where(_is_class(labels, logits)[:, None], one_hot, jnp.nan)
+
+
+def _binary_cross_entropies(logits: jax.Array, targets: jax.Array, weights: ArrayLike | None) -> jax.Array:
+    """-mean_c [y_c log sigmoid(z_c) + (1 - y_c) log sigmoid(-z_c)], averaged over the batch, [classifier]."""
+    terms = targets * jax.nn.log_sigmoid(logits) + (1 - targets) * jax.nn.log_sigmoid(-logits)
+    return -jnp.sum(jnp.mean(terms, axis=-1) * _example_weights(weights, logits), axis=-1)
 
 
 def _pairwise_kl(

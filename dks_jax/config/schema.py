@@ -141,6 +141,19 @@ FIELDS: dict[str, Field] = {
         0,
         1,
     ),
+    "data.label_noise": Field(
+        float, 0.0, "share of the training images that are given another class, the same for every seed", 0, 1
+    ),
+    "data.label_noise_map": Field(
+        tuple,
+        (),
+        "pairs of classes (true, given) for data.label_noise; (): every other class is as likely",
+        several=True,
+    ),
+    "data.label_noise_seed": Field(int, 0, "seed of data.label_noise, apart from seed", 0, 2**32 - 1),
+    "data.labels_file": Field(
+        str, "", "CSV file, path,label for each training image with another label than its own; empty: none"
+    ),
     "data.mean": Field(
         float,
         (0.485, 0.456, 0.406),
@@ -162,6 +175,37 @@ FIELDS: dict[str, Field] = {
         BY_METHOD,
         "tuple (after, blocks, widths) for each branch; published: branches of the literature",
         words=(BY_METHOD, PUBLISHED),
+    ),
+    "loss.label_smoothing": Field(
+        float, 0.0, "share of each training target that is spread evenly over the classes", 0, below=1
+    ),
+    "loss.binary": Field(
+        bool,
+        False,
+        "whether training takes a binary cross-entropy for every class, averaged over them",
+    ),
+    "loss.binary_threshold": Field(
+        float,
+        0.0,
+        "with loss.binary, target above which it counts as 1; 0: targets as they are",
+        0,
+        1,
+    ),
+    "loss.classifier_weights": Field(
+        float,
+        (),
+        "weight of each classifier's cross-entropy in depth order, the main one last; (): 1",
+        0,
+        several=True,
+    ),
+    "synergy.detach": Field(
+        bool, False, "whether branches leave the backbone as it is: no gradient reaches it from them"
+    ),
+    "synergy.alpha_warmup": Field(
+        float, 0.0, "epochs over which synergy.alpha rises linearly from 0", 0, COUNT_LIMIT
+    ),
+    "synergy.random_pairs": Field(
+        bool, False, "whether each step leaves out random pairs of classifiers, as the code of DHM can"
     ),
     "synergy.teaches": Field(
         tuple,

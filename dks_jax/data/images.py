@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -15,6 +15,8 @@ from dks_jax.runtime.errors import InputError, listing
 
 MOST_REPLACED = 0.1
 T = TypeVar("T")
+# From the indices of images and their true labels, both [example], to the labels that they are given.
+Relabel: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class UnreadableError(InputError):
@@ -184,6 +186,7 @@ class ImageData(NamedTuple):
 
     notes: lines about what was found, e.g. files that are left out.
     exact: whether the checksums are those of the data set, and not of one in which images may be replaced.
+    relabel: what gives the training images other labels than their true ones; None where nothing does.
     """
 
     train: Split | StoredSplit
@@ -191,6 +194,7 @@ class ImageData(NamedTuple):
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     exact: bool = True
+    relabel: Relabel | None = None
 
     @property
     def held_out(self) -> "HeldOut":

@@ -10,7 +10,8 @@ from dks_jax.runtime.errors import InputError
 
 T = TypeVar("T")
 # One value per batch for each name: "examples" is the number of examples in the batch, "loss" and its terms
-# are means over the examples, and "errors/<classifier>" is the number of wrong top-1 predictions.
+# are means over the examples, "errors/<classifier>" is the number of wrong top-1 predictions, and "count/..."
+# are the numbers of `training.steps.label_noise_counts`.
 History = Mapping[str, np.ndarray]
 
 
@@ -36,6 +37,8 @@ class EpochMeans:
         for name, values in history.items():
             if name.startswith("errors/"):
                 self._sums[name.replace("errors/", "error/")] += 100.0 * float(values.sum())
+            elif name.startswith("count/"):
+                self._sums[name] += float(values.sum())
             elif name != "examples":
                 # Added one by one, so that the sum does not depend on how the epoch is cut into chunks.
                 for term in values * examples:
@@ -44,10 +47,25 @@ class EpochMeans:
     def result(self) -> dict[str, float]:
         """The means of "loss" and its terms, and the top-1 errors in %.
 
-        "error/<classifier>" is the error of a classifier; "error" is the error of the main one.
+        "error/<classifier>" is the error of a classifier; "error" is the error of the main one. Where labels
+        are wrong, "label_noise/clean_error" and "label_noise/wrong_error" are its errors in the true classes
+        of the images with right and with wrong labels, and "label_noise/memorised" is the share of the wrong
+        labels that it predicts, in %.
         """
-        means = {name: total / self.num_examples for name, total in self._sums.items()}
-        return {"loss": means["loss"], "error": means["error/main"], **means}
+        sums = {name: total for name, total in self._sums.items() if not name.startswith("count/")}
+        means = {name: total / self.num_examples for name, total in sums.items()}
+        return {"loss": means["loss"], "error": means["error/main"], **means, **self._label_noise()}
+
+    def _label_noise(self) -> dict[str, float]:
+        counts = {name.removeprefix("count/"): own for name, own in self._sums.items() if "count/" in name}
+        if not counts.get("wrong"):
+            return {}
+        clean = max(1, self.num_examples - counts["wrong"])
+        return {
+            "label_noise/clean_error": 100 * counts["clean_errors"] / clean,
+            "label_noise/wrong_error": 100 * counts["wrong_errors"] / counts["wrong"],
+            "label_noise/memorised": 100 * counts["memorised"] / counts["wrong"],
+        }
 
 
 class Stopwatch:

@@ -19,8 +19,8 @@ from dks_jax.runtime.devices import Devices
 from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import BranchSpec, DeeplySupervised
 from dks_jax.synergy import objective, teaching_matrix
-from dks_jax.training import optimizers
-from dks_jax.training.branch_warmup import resolve_branch_warmup, teaching_schedule
+from dks_jax.training import optimizers, training_loss
+from dks_jax.training.branch_warmup import resolve_branch_warmup
 from dks_jax.training.steps import Steps
 from dks_jax.weights import Metadata, adopt_progress, adopt_weights, find_start, load_weights
 
@@ -128,7 +128,7 @@ def build_network(config: Config, *, num_classes: int, channels: int) -> DeeplyS
     Raises:
       InputError: a field of `config.model` is wrong.
     """
-    return models.build(
+    network = models.build(
         config.model,
         num_classes=num_classes,
         channels=channels,
@@ -136,6 +136,8 @@ def build_network(config: Config, *, num_classes: int, channels: int) -> DeeplyS
         norm_groups=config.norm_groups,
         seed=config.seed,
     )
+    network.detach = config.synergy.detach
+    return network
 
 
 def build_steps(
@@ -156,9 +158,14 @@ def build_steps(
       InputError: a field of `config.synergy` is wrong or does not fit the classifiers of the network.
     """
     optimizer, schedule = optimizers.from_config(config.optimizer, config.epochs, train_feed.steps_per_epoch)
-    synergy = resolve_branch_warmup(config).synergy
+    config = resolve_branch_warmup(config)
+    synergy = config.synergy
     teaches = teaching_matrix(resolve(config).teaches, len(network.names))
-    hold, rise = synergy.branch_warmup
+    if len(config.loss.classifier_weights) not in (0, len(network.names)):
+        raise InputError(
+            f"`loss.classifier_weights` must be () or hold a number for each of the {len(network.names)} "
+            f"classifiers, {', '.join(network.names)}; got {config.loss.classifier_weights}."
+        )
     loss = partial(
         objective,
         teaches=teaches,
@@ -177,7 +184,7 @@ def build_steps(
         devices=devices,
         remat=config.remat,
         statistics=config.norm_statistics,
-        loss_schedule=teaching_schedule(teaches, hold, rise, train_feed.steps_per_epoch),
+        loss_schedule=training_loss.schedule(config, teaches, train_feed.steps_per_epoch),
     )
     return steps, schedule
 
@@ -215,12 +222,19 @@ def _describe(
         f"{images.test.num_examples:,} held out in {config.data.held_out}",
         f"  {'x'.join(map(str, images.train.image_shape))}, {len(images.class_names)} classes, {kept}",
         *images.notes,
+        *([f"  training labels: {_label_noise(config.data)}"] if images.relabel else []),
         f"{config.epochs} epochs of {steps_per_epoch} steps with {config.data.batch_size} images, "
         f"{config.precision}",
         f"  on {jax.device_count()} {jax.devices()[0].device_kind} device(s) of {jax.process_count()} "
         "process(es)",
         *([separate] if jax.device_count() >= MANY_DEVICES and config.norm_groups == 1 else []),
     ]
+
+
+def _label_noise(fields: Config) -> str:
+    if fields.labels_file:
+        return f"those of {fields.labels_file} where it names the image"
+    return f"{fields.label_noise:.0%} of the images have that of another class"
 
 
 def _num_params(network: DeeplySupervised) -> int:

@@ -259,7 +259,11 @@ class Steps:
         labels = batch.targets if batch.targets.ndim == 1 else jnp.argmax(batch.targets, axis=-1)
         wrong = jnp.sum((jnp.argmax(logits, axis=-1) != labels) * batch.weights, axis=-1)
         errors = {f"errors/{name}": wrong[i] for i, name in enumerate(self._names)}
-        return {"examples": jnp.sum(batch.weights), "loss": total, **terms, **errors}
+        measured = {"examples": jnp.sum(batch.weights), "loss": total, **terms, **errors}
+        # A mixed image has no label of its own.
+        if batch.true_labels is not None and batch.targets.ndim == 1:
+            measured |= label_noise_counts(logits[-1], labels, batch.true_labels)
+        return measured
 
     def _fetch(self, measured: Measured, batch_size: int) -> History:
         values = measured.fetch()
@@ -271,6 +275,30 @@ class Steps:
                 "divides the number of images."
             )
         return values
+
+
+def label_noise_counts(logits: jax.Array, labels: jax.Array, true_labels: jax.Array) -> Arrays:
+    """How many labels of a batch are wrong, and what the main classifier makes of the images.
+
+    Args:
+      logits: of the main classifier, [batch, class].
+      labels: the labels that the images are given, integers [batch].
+      true_labels: their true labels, integers [batch].
+
+    Returns:
+      Numbers of images. "count/wrong": with a wrong label. "count/memorised": with a wrong label that is
+      predicted. "count/wrong_errors", "count/clean_errors": with a wrong and with a right label, whose true
+      class is not predicted.
+    """
+    predicted, wrong = jnp.argmax(logits, axis=-1), labels != true_labels
+    missed = predicted != true_labels
+    found = {
+        "wrong": wrong,
+        "memorised": wrong & (predicted == labels),
+        "wrong_errors": wrong & missed,
+        "clean_errors": ~wrong & missed,
+    }
+    return {f"count/{name}": jnp.sum(which, dtype=jnp.float32) for name, which in found.items()}
 
 
 def _takes_weights(loss: Loss) -> bool:

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+import zlib
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
+import numpy as np
 
 from dks_jax import models
 from dks_jax.config import Config, recorded
@@ -220,6 +222,10 @@ def _describe(folder: Path, config: Config, images: ImageData, config_file: str)
         "test_checksum": images.test.checksum,
         "class_names": list(images.class_names),
     }
+    if images.relabel:
+        # A file of labels may change under a run.
+        every = np.arange(images.train.num_examples)
+        data["given_labels"] = zlib.crc32(images.relabel(every, np.zeros(len(every), np.int32)).tobytes())
     program = {
         "config_file": config_file,
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},

@@ -48,7 +48,7 @@ def make_feeds(
     epochs = Epochs(images.train.num_examples, config.batch_size, config.drop_last, seed)
     _check_batches(epochs, devices, norm_groups)
     return (
-        _training_feed(images.train, preparation, epochs, devices),
+        _training_feed(images, preparation, epochs, devices),
         held_out_feed(images.test, preparation, batch_size=config.batch_size, devices=devices),
     )
 
@@ -85,9 +85,7 @@ def _check_batches(epochs: Epochs, devices: Devices, norm_groups: int) -> None:
         )
 
 
-def _training_feed(
-    split: Split | StoredSplit, preparation: Preparation, epochs: Epochs, devices: Devices
-) -> Feed:
-    if isinstance(split, Split):
-        return TrainingFeed(split, preparation, epochs, devices)
-    return StreamedTrainingFeed(split, preparation, epochs, devices)
+def _training_feed(images: ImageData, preparation: Preparation, epochs: Epochs, devices: Devices) -> Feed:
+    if isinstance(images.train, Split):
+        return TrainingFeed(images.train, preparation, epochs, devices, images.relabel)
+    return StreamedTrainingFeed(images.train, preparation, epochs, devices, relabel=images.relabel)

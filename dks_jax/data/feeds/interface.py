@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from dks_jax.data.images import Relabel
+
 
 class Batch(NamedTuple):
     """The examples of one step.
@@ -18,11 +20,26 @@ class Batch(NamedTuple):
     images: normalised images, [batch, height, width, channel].
     targets: labels, integers [batch]; or probabilities [batch, class].
     weights: [batch], 1 for an example and 0 for padding.
+    true_labels: integers [batch], where training images are given others as `targets`; None elsewhere.
     """
 
     images: jax.Array
     targets: jax.Array
     weights: jax.Array
+    true_labels: jax.Array | None = None
+
+
+def name_labels(labels: np.ndarray, indices: np.ndarray, relabel: Relabel | None) -> dict[str, np.ndarray]:
+    """The "labels" that images are given, and the "true_labels" where these may be others.
+
+    Args:
+      labels: true labels, [example].
+      indices: index of each example in its data set, [example].
+      relabel: see `ImageData`.
+    """
+    if relabel is None:
+        return {"labels": labels}
+    return {"labels": relabel(indices, labels), "true_labels": labels}
 
 
 class Chunk(NamedTuple):

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dks_jax.data.feeds.interface import Batch, Chunk, Epochs
-from dks_jax.data.images import Split
+from dks_jax.data.feeds.interface import Batch, Chunk, Epochs, name_labels
+from dks_jax.data.images import Relabel, Split
 from dks_jax.data.preparation import Preparation
 from dks_jax.runtime.devices import Devices
 from dks_jax.runtime.hosts import max_over_processes
@@ -29,14 +29,23 @@ class TrainingFeed:
       preparation: normalisation and augmentation.
       epochs: the order of the examples and their division into batches.
       devices: the devices that hold the images.
+      relabel: what gives images other labels; see `ImageData`.
     """
 
-    def __init__(self, split: Split, preparation: Preparation, epochs: Epochs, devices: Devices):
+    def __init__(
+        self,
+        split: Split,
+        preparation: Preparation,
+        epochs: Epochs,
+        devices: Devices,
+        relabel: Relabel | None = None,
+    ):
         self.num_examples = split.num_examples
         self.preparation = preparation
         self.epochs = epochs
         self.devices = devices
-        self.resident = devices.replicate({"images": split.images, "labels": split.labels})
+        labels = name_labels(split.labels, np.arange(split.num_examples), relabel)
+        self.resident = devices.replicate({"images": split.images, **labels})
 
     @property
     def steps_per_epoch(self) -> int:
@@ -56,7 +65,8 @@ class TrainingFeed:
         key = self.epochs.key(arrays["epoch"])
         images = self.preparation.training(arrays["images"], indices, indices, key)
         labels = jnp.take(arrays["labels"], indices)
-        return self.devices.shard(Batch(images, labels, jnp.ones(batch_size)))
+        true = jnp.take(arrays["true_labels"], indices) if "true_labels" in arrays else None
+        return self.devices.shard(Batch(images, labels, jnp.ones(batch_size), true))
 
 
 class EvaluationFeed:

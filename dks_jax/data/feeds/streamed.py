@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dks_jax.data.feeds.interface import Batch, Chunk, Epochs
-from dks_jax.data.images import StoredSplit
+from dks_jax.data.feeds.interface import Batch, Chunk, Epochs, name_labels
+from dks_jax.data.images import Relabel, StoredSplit
 from dks_jax.data.preparation import Preparation
 from dks_jax.runtime.cores import num_cores
 from dks_jax.runtime.devices import Devices
@@ -33,6 +33,7 @@ class StreamedTrainingFeed:
       epochs: the order of the examples and their division into batches.
       devices: the devices that the batches go to.
       num_threads: number of decoding threads; None for one per core.
+      relabel: what gives images other labels; see `ImageData`.
     """
 
     def __init__(
@@ -42,12 +43,15 @@ class StreamedTrainingFeed:
         epochs: Epochs,
         devices: Devices,
         num_threads: int | None = None,
+        *,
+        relabel: Relabel | None = None,
     ):
         self.num_examples = split.num_examples
         self.split = split
         self.preparation = preparation
         self.epochs = epochs
         self.devices = devices
+        self.relabel = relabel
         self.num_threads = num_threads
 
     @property
@@ -62,7 +66,7 @@ class StreamedTrainingFeed:
         def read(index: int) -> tuple[np.ndarray, int]:
             return self.split.read(index, self.epochs.generator(epoch, index))
 
-        arrays = _read_batches(read, batches, self.devices, self.num_threads)
+        arrays = _read_batches(read, batches, self.devices, self.num_threads, self.relabel)
         for i, (indices, divided) in enumerate(zip(batches, arrays, strict=True)):
             yield Chunk(divided | replicated, first + i, 1, len(indices))
 
@@ -71,7 +75,8 @@ class StreamedTrainingFeed:
         positions = self.devices.shard(jnp.arange(batch_size))
         key = self.epochs.key(arrays["epoch"])
         images = self.preparation.training(arrays["images"], positions, arrays["indices"], key)
-        return self.devices.shard(Batch(images, arrays["labels"], jnp.ones(batch_size)))
+        labels, true = arrays["labels"], arrays.get("true_labels")
+        return self.devices.shard(Batch(images, labels, jnp.ones(batch_size), true))
 
 
 class StreamedEvaluationFeed:
@@ -125,8 +130,9 @@ def _read_batches(
     batches: Iterable[np.ndarray],
     devices: Devices,
     num_threads: int | None,
+    relabel: Relabel | None = None,
 ) -> Iterator[dict[str, jax.Array]]:
-    """Yields the "images", "labels" and "indices" of every batch, sharded over the devices.
+    """Yields the "images", "indices" and `name_labels` of every batch, sharded over the devices.
 
     A separate thread stacks the images of a batch and transfers it, so that the batch is ready when the
     previous step ends.
@@ -137,8 +143,8 @@ def _read_batches(
         images, labels = zip(*(example.result() for example in examples), strict=True)
         divided = {
             "images": np.stack(images),
-            "labels": np.array(labels, np.int32),
             "indices": own.astype(np.int32),
+            **name_labels(np.array(labels, np.int32), own, relabel),
         }
         return devices.divide(divided, batch_size)
 

@@ -4,7 +4,8 @@ import copy
 from collections.abc import Callable
 
 from dks_jax.config import Config
-from dks_jax.data.images import HeldOut, ImageData
+from dks_jax.data import label_noise
+from dks_jax.data.images import HeldOut, ImageData, StoredSplit
 from dks_jax.data.preprocessing import View
 from dks_jax.data.sources import cifar, digits, folder, tfds
 from dks_jax.data.sources.interface import Source
@@ -58,6 +59,7 @@ def check(config: Config) -> None:
                     f"shows its class; got {config[name]}."
                 )
     _check_view(config, own)
+    label_noise.check(config)
     if config.channels not in ((0, own.channels) if own.channels else (0, 1, 3)):
         accepted = f"0 or {own.channels}" if own.channels else "0, 1 (grey) or 3 (RGB)"
         raise InputError(
@@ -141,7 +143,10 @@ def load(config: Config, skip: Callable[[str], None] | None = None) -> ImageData
     if skip:
         images = images.replacing_unreadable(skip)
     _check_statistics(config, images.train.image_shape[-1])
-    return images if config.streamed else images.in_memory(config.train_per_class, config.test_per_class)
+    name = images.train.name if isinstance(images.train, StoredSplit) else str
+    if not config.streamed:
+        images = images.in_memory(config.train_per_class, config.test_per_class)
+    return images._replace(relabel=label_noise.from_config(config, images, name))
 
 
 def load_held_out(config: Config) -> HeldOut:
