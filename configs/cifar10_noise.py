@@ -3,9 +3,9 @@
     python -m dks_jax.train --config configs/cifar10_noise.py --config.data.root=DIR
     python -m dks_jax.train --config configs/cifar10_noise.py:baseline --config.data.root=DIR
 
-DIR holds train/<class>/<image> and test/<class>/<image> of 32x32 pixels, which are resized to 16x16. The first
-200 training and 100 held-out images of every class are used. The wrong labels are the same for every method
-and seed. Methods: dks, ds, baseline, top_down, bottom_up. docs/evidence.md has what came of it.
+DIR holds train/<class>/<image> and test/<class>/<image> of 32x32 pixels, which are resized to 16x16. The
+first 200 training and 100 held-out images of every class are used. The wrong labels are the same for every
+method and seed. Methods: dks, ds, baseline, top_down, bottom_up. docs/evidence.md has what came of it.
 """
 
 from ml_collections import ConfigDict
