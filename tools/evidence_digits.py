@@ -97,7 +97,7 @@ def run(
       epochs: number of epochs.
       standardised: whether all pixels together have mean 0 and deviation 1, and are not from 0 to 1.
     """
-    images = digits.load()
+    images: Any = digits.load()
     pixels, test = (
         split.images.reshape(len(split.labels), -1) / 255 for split in (images.train, images.test)
     )

@@ -198,6 +198,17 @@ FIELDS: dict[str, Field] = {
         0,
         several=True,
     ),
+    "mixing.mixup": Field(
+        float,
+        0.0,
+        "parameter alpha of mixup, whose shares have the distribution Beta(alpha, alpha); 0: none",
+        0,
+    ),
+    "mixing.cutmix": Field(float, 0.0, "the same for CutMix; 0: none", 0),
+    "mixing.probability": Field(float, 1.0, "probability that a batch is mixed", 0, 1),
+    "mixing.switch_probability": Field(
+        float, 0.5, "probability of CutMix in a mixed batch where mixup is on too", 0, 1
+    ),
     "synergy.detach": Field(
         bool, False, "whether branches leave the backbone as it is: no gradient reaches it from them"
     ),

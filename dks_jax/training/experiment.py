@@ -19,7 +19,7 @@ from dks_jax.runtime.devices import Devices
 from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import BranchSpec, DeeplySupervised
 from dks_jax.synergy import objective, teaching_matrix
-from dks_jax.training import optimizers, training_loss
+from dks_jax.training import mixing, optimizers, training_loss
 from dks_jax.training.branch_warmup import resolve_branch_warmup
 from dks_jax.training.steps import Steps
 from dks_jax.weights import Metadata, adopt_progress, adopt_weights, find_start, load_weights
@@ -105,7 +105,9 @@ def prepare(config: Config, *, resumed: bool, skip_unreadable: bool = False) -> 
                     f"got {config.epochs}."
                 )
             description.append(f"going on with their momentum after {first_epoch} epochs")
-    steps, schedule = build_steps(config, network, *feeds, devices=devices)
+    steps, schedule = build_steps(
+        config, network, *feeds, devices=devices, num_classes=len(images.class_names)
+    )
     metadata = _metadata(config, images, branches)
     return Experiment(config, images, steps, schedule, metadata, first_epoch, momentum, description)
 
@@ -147,12 +149,14 @@ def build_steps(
     test_feed: Feed | None = None,
     *,
     devices: Devices,
+    num_classes: int = 0,
 ) -> tuple[Steps, optimizers.Schedule]:
     """The compiled steps of a network and the schedule of the learning rate, as a config describes them.
 
     Args:
       network: network of the config, or one of your own.
-      train_feed, test_feed: see `Steps`.
+      train_feed, test_feed, devices: see `Steps`.
+      num_classes: number of classes of the labels, where a section `mixing` that mixes needs it.
 
     Raises:
       InputError: a field of `config.synergy` is wrong or does not fit the classifiers of the network.
@@ -184,6 +188,7 @@ def build_steps(
         devices=devices,
         remat=config.remat,
         statistics=config.norm_statistics,
+        mix=mixing.from_config(config.mixing, num_classes),
         loss_schedule=training_loss.schedule(config, teaches, train_feed.steps_per_epoch),
     )
     return steps, schedule

@@ -146,7 +146,7 @@ class Training:
     def __init__(self, setting: Setting, devices: Devices, feed: Any = None):
         self.feed = feed or make_feeds(setting, draw(setting), devices)[0]
         network, config = build_network(setting), setting.config
-        self._steps, _ = build_steps(config, network, self.feed, devices=devices)
+        self._steps, _ = build_steps(config, network, self.feed, devices=devices, num_classes=setting.classes)
         self._state = self._steps.initial_state()
         self._arrays = next(self.feed.chunks(0)).arrays
         self._batch_size = config.data.batch_size
