@@ -60,12 +60,12 @@ def run(language, text, names):
         assert main(shlex.split(arguments)) == 0
 
 
-def tested(page):
+def as_case(page):
     marks = [] if page.stem in ALWAYS else [pytest.mark.slow]
     return pytest.param(page, marks=marks, id=page.stem)
 
 
-@pytest.mark.parametrize("page", [tested(page) for page in PAGES if examples(page)])
+@pytest.mark.parametrize("page", [as_case(page) for page in PAGES if examples(page)])
 def test_examples_run_in_order(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(models, "NETWORKS", dict(models.NETWORKS))
