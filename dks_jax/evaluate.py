@@ -38,7 +38,7 @@ FIELDS = (
     "deterministic",
     *("data.source", "data.name", "data.root", "data.train_split", "data.held_out"),
     *("data.image_size", "data.channels", "data.preprocessing", "data.mean", "data.std"),
-    *("data.test_per_class", "data.batch_size"),
+    *("data.crop_ratio", "data.interpolation", "data.test_per_class", "data.batch_size"),
 )
 
 

@@ -37,7 +37,6 @@ from dks_jax.data.augmentation import normalise
 from dks_jax.data.sources import folder
 from dks_jax.inference.forward import Forward
 from dks_jax.inference.prediction import find_images
-from dks_jax.models import Preprocessing
 from dks_jax.reporting.tables import markdown_table
 from dks_jax.runtime.devices import Devices
 from dks_jax.runtime.errors import InputError, printable
@@ -201,7 +200,7 @@ def check(arguments: argparse.Namespace) -> None:
     found = state_dicts.find(content, arguments.torch, arguments.entry)
     tensors = {name: tensor.stored.float() for name, tensor in found.tensors.items()}
     mean, std = metadata.preprocessing.mean, metadata.preprocessing.std
-    pixels = read_images(arguments.check, metadata.preprocessing)
+    pixels = read_images(arguments.check, metadata.view)
     devices = Devices(batches_per_call=1)
     split = Split(pixels, np.zeros(len(pixels), np.int32))
     feed = data.held_out_feed(split, Preparation(mean, std), batch_size=BATCH, devices=devices)
@@ -223,9 +222,8 @@ def table(names: Sequence[str], ours: np.ndarray, theirs: np.ndarray) -> str:
     return markdown_table(rows)
 
 
-def read_images(paths: Sequence[Path], preprocessing: Preprocessing) -> np.ndarray:
+def read_images(paths: Sequence[Path], view: View) -> np.ndarray:
     """Decodes images to uint8 [image, height, width, channel]; draws random ones if there are no paths."""
-    view = View(preprocessing.height, preprocessing.channels, preprocessing.name)
     if paths:
         return np.stack([folder.decode(path, view) for path in paths])
     return np.random.default_rng(0).integers(0, 256, (RANDOM_IMAGES, *view.shape), np.uint8)

@@ -15,7 +15,7 @@ from dks_jax.data import statistics
 
 FIELDS = (
     *("data.source", "data.name", "data.root", "data.train_split"),
-    *("data.image_size", "data.channels", "data.preprocessing"),
+    *("data.image_size", "data.channels", "data.preprocessing", "data.crop_ratio", "data.interpolation"),
 )
 
 
@@ -30,7 +30,8 @@ def _measure(argv: Sequence[str] | None) -> None:
     fields = config.data
     source = data.source(fields.source)
     # Whether images are measured does not depend on how they are trained on.
-    fields.update(streamed=not source.in_memory, train_per_class=0, test_per_class=0, mean=(), std=())
+    streamed = fields.streamed or not source.in_memory
+    fields.update(streamed=streamed, train_per_class=0, test_per_class=0, mean=(), std=())
     data.check(fields)
     images = data.load(data.resolve(fields, training=True))
     mean, std = statistics.measure(images.train)

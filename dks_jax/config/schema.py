@@ -111,7 +111,9 @@ FIELDS: dict[str, Field] = {
         "in evaluation the other way round",
     ),
     "data.streamed": Field(
-        bool, False, "whether to decode images of a folder or tfds on demand, not all at the start"
+        bool,
+        False,
+        "whether threads decode and augment images on demand, a few batches ahead of the device",
     ),
     "data.image_size": Field(
         int, 224, "side of the images in pixels; those of a folder or tfds are resized to it", 1, 10**5
@@ -121,6 +123,19 @@ FIELDS: dict[str, Field] = {
     ),
     "data.preprocessing": Field(
         str, "squash", "method of resizing images of a folder or tfds", words=("squash", "dks", "standard")
+    ),
+    "data.crop_ratio": Field(
+        float,
+        0.875,
+        "share of the resized short side that the central crop takes; dks and standard only",
+        0.1,
+        1,
+    ),
+    "data.interpolation": Field(
+        str,
+        "bilinear",
+        "filter of resizing by standard and of random resized crops",
+        words=("bilinear", "bicubic"),
     ),
     "data.train_per_class": Field(int, 0, "number of training images per class; 0: all", 0, COUNT_LIMIT),
     "data.test_per_class": Field(int, 0, "number of held-out images per class; 0: all", 0, COUNT_LIMIT),
@@ -140,6 +155,33 @@ FIELDS: dict[str, Field] = {
         "largest relative change of brightness, contrast and saturation; streamed images only",
         0,
         1,
+    ),
+    "data.train_size": Field(
+        int,
+        0,
+        "side of the random resized crops in pixels; 0: data.image_size, to which the others are resized",
+        0,
+        10**5,
+    ),
+    "data.policy": Field(
+        str,
+        "none",
+        "augmentation policy for training images; streamed images only",
+        words=("none", "autoaugment_cifar10", "autoaugment_imagenet", "randaugment", "trivialaugment"),
+    ),
+    "data.randaugment": Field(
+        int,
+        (2, 9),
+        "number of operations of the policy randaugment, and their magnitude",
+        0,
+        30,
+        several=True,
+    ),
+    "data.random_erasing": Field(
+        float, 0.0, "probability that a rectangle of a training image is erased; 0: off", 0, 1
+    ),
+    "data.cutout": Field(
+        int, 0, "side in pixels of a square that is cut out of training images; 0: off", 0, 10**5
     ),
     "data.label_noise": Field(
         float, 0.0, "share of the training images that are given another class, the same for every seed", 0, 1

@@ -8,8 +8,10 @@ from itertools import chain
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
+from dks_jax.data.preprocessing import View
 from dks_jax.runtime.cores import num_cores
 from dks_jax.runtime.errors import InputError, listing
 
@@ -91,6 +93,17 @@ class Split(NamedTuple):
         """The CRC-32 checksum of all images and labels."""
         return zlib.crc32(self.labels.tobytes(), zlib.crc32(self.images.tobytes()))
 
+    def one_by_one(self, view: View) -> "StoredSplit":
+        """The same images as a split that is read one by one, so that each can be augmented as it is read."""
+        grey = self.image_shape[-1] == 1
+        view = view._replace(channels=self.image_shape[-1])
+
+        def read(index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
+            image = Image.fromarray(self.images[index, :, :, 0] if grey else self.images[index])
+            return np.asarray(view.of(image, rng)).reshape(view.shape), int(self.labels[index])
+
+        return StoredSplit(self.num_examples, view.shape, self.checksum, read)
+
 
 class Read(Protocol):
     """Reads the image, uint8 [height, width, channel], and the label of the example at an index.
@@ -106,7 +119,7 @@ class Read(Protocol):
 
 
 class StoredSplit(NamedTuple):
-    """Labelled images of one size on disk, each of which is decoded when it is read.
+    """Labelled images, mostly on disk, each of which is decoded and brought to one size when it is read.
 
     num_examples: number of examples.
     image_shape: height, width and channels.

@@ -1,4 +1,4 @@
-"""Resizing, cropping and colour jitter of decoded images, pixel for pixel as torchvision does with Pillow."""
+"""Resizing, cropping and augmentation of decoded images, pixel for pixel as torchvision does with Pillow."""
 
 import math
 from typing import NamedTuple
@@ -6,10 +6,13 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from dks_jax.data import operations, policies
+
 # Largest size of a resized image; at Pillow's four bytes per pixel it takes 2 GiB.
 MAX_PIXELS = 2**29
 # Range of the aspect ratio, width over height, of a random crop.
 NARROWEST, WIDEST = 3 / 4, 4 / 3
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 ENHANCERS = ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color
 
 
@@ -28,6 +31,11 @@ class View(NamedTuple):
     preprocessing: a name in PREPROCESSING.
     random_resized_crop: whether a random crop takes the place of `preprocessing` in training.
     color_jitter: largest relative change of brightness, contrast and saturation in training, 0 to 1.
+    crop_ratio: share of the resized image's short side that the central crop of `preprocessing` takes.
+    interpolation: a name in FILTERS, for the preprocessing `standard` and for random crops.
+    train_size: height and width in training; 0 for `image_size`.
+    policy: "none", or a policy that `policies.draw` knows, for training.
+    randaugment: number of operations of RandAugment, and their level, 0 to 30.
     """
 
     image_size: int
@@ -35,11 +43,21 @@ class View(NamedTuple):
     preprocessing: str = "squash"
     random_resized_crop: bool = False
     color_jitter: float = 0.0
+    crop_ratio: float = 0.875
+    interpolation: str = "bilinear"
+    train_size: int = 0
+    policy: str = "none"
+    randaugment: tuple[int, int] = (2, 9)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels."""
         return self.image_size, self.image_size, self.channels
+
+    @property
+    def for_training(self) -> "View":
+        """The view of training images, whose size may be another one."""
+        return self._replace(image_size=self.train_size or self.image_size)
 
     def of(self, image: Image.Image, rng: np.random.Generator | None) -> Image.Image:
         """Resizes and crops an image to `image_size`, and augments it for training where `rng` is given.
@@ -48,54 +66,65 @@ class View(NamedTuple):
           UndecodableError: an intermediate image would have more than MAX_PIXELS.
         """
         if rng is None or not self.random_resized_crop:
-            seen = PREPROCESSING[self.preprocessing](image, self.image_size)
+            seen = PREPROCESSING[self.preprocessing](image, self)
         else:
             size = self.image_size, self.image_size
             # The image is cropped first, because the filter of `resize(box=...)` reads pixels beyond the box.
-            seen = image.crop(random_box(*image.size, rng)).resize(size, Image.Resampling.BILINEAR)
-        if rng is None or not self.color_jitter:
+            seen = image.crop(random_box(*image.size, rng)).resize(size, FILTERS[self.interpolation])
+        if rng is None:
+            return seen
+        if self.policy != "none":
+            seen = operations.apply(seen, policies.draw(self.policy, rng, seen.size, self.randaugment))
+        if not self.color_jitter:
             return seen
         strongest = self.color_jitter
         return jitter(seen, rng.permutation(3), rng.uniform(1 - strongest, 1 + strongest, 3))
 
 
-def squash(image: Image.Image, size: int) -> Image.Image:
-    """Resizes both sides bicubically to `size`, without keeping the aspect ratio."""
-    return image.resize((size, size), Image.Resampling.BICUBIC)
+def squash(image: Image.Image, view: View) -> Image.Image:
+    """Resizes both sides bicubically to `image_size`, without keeping the aspect ratio."""
+    return _resize_both(image, view.image_size)
 
 
-def dks(image: Image.Image, size: int) -> Image.Image:
-    """Squashes the image to 8/7 of `size` and crops the centre, as the evaluation released with DKS does.
+def dks(image: Image.Image, view: View) -> Image.Image:
+    """Squashes the image and crops the centre, as the evaluation released with DKS does.
 
-    For `size` 224 the image is squashed to 256.
+    For the size 224 and the crop ratio 0.875 the image is squashed to 256.
     """
-    return centre_crop(squash(image, before_crop(size)), size)
+    return centre_crop(_resize_both(image, before_crop(view)), view.image_size)
 
 
-def standard(image: Image.Image, size: int) -> Image.Image:
-    """Resizes the short side bilinearly to 8/7 of `size`, keeping the aspect ratio, and crops the centre.
+def standard(image: Image.Image, view: View) -> Image.Image:
+    """Resizes the short side, keeping the aspect ratio, and crops the centre.
 
-    For `size` 224 this is torchvision's Resize(256) followed by CenterCrop(224).
+    For the size 224 and the crop ratio 0.875 this is torchvision's Resize(256) followed by CenterCrop(224).
 
     Raises:
       UndecodableError: the resized image would have more than MAX_PIXELS.
     """
-    short = before_crop(size)
+    short = before_crop(view)
     # torchvision truncates the long side instead of rounding it.
     width, height = (int(short * side / min(image.size)) for side in image.size)
     if width * height > MAX_PIXELS:
         raise UndecodableError(
             f"is too narrow, {image.width} x {image.height} pixels, to be resized to {width} x {height}"
         )
-    return centre_crop(image.resize((width, height), Image.Resampling.BILINEAR), size)
+    return centre_crop(image.resize((width, height), FILTERS[view.interpolation]), view.image_size)
 
 
 PREPROCESSING = {"squash": squash, "dks": dks, "standard": standard}
 
 
-def before_crop(size: int) -> int:
-    """The side to which an image is resized before the crop to `size`, e.g. 256 for 224."""
-    return round(size * 256 / 224)
+def before_crop(view: View) -> int:
+    """The side to which an image is resized before the central crop, rounded to a whole number of pixels.
+
+    It is 256 for the size 224 and the crop ratio 0.875.
+    """
+    return round(view.image_size / view.crop_ratio)
+
+
+def _resize_both(image: Image.Image, size: int) -> Image.Image:
+    return image.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:

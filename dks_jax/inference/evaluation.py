@@ -80,6 +80,7 @@ def prepare(config: Config, weights: str) -> Evaluation:
     fields = config.data
     # These fields only concern training images, and must not fail the checks.
     fields.update(train_per_class=0, padding=0, random_resized_crop=False, color_jitter=0.0)
+    fields.update(train_size=0, policy="none")
     source = data.source(fields.source)
     fields.streamed = not source.in_memory and not (source.read_for_labels and fields.test_per_class)
     data.check(fields)

@@ -83,7 +83,7 @@ def predict(
     devices = Devices(batches_per_call=1)
     preparation = Preparation(metadata.preprocessing.mean, metadata.preprocessing.std)
     unread: dict[int, UnreadableError] = {}
-    split = _unlabelled(paths, metadata.preprocessing).blanking_unreadable(unread)
+    split = _unlabelled(paths, metadata.view).blanking_unreadable(unread)
     feed = data.held_out_feed(split, preparation, batch_size=BATCH_SIZE, devices=devices)
     forward = Forward(network.drop_branches(), feed, devices)
     class_names = metadata.class_names
@@ -109,9 +109,8 @@ def predict(
 
 def describe(preprocessing: Preprocessing) -> str:
     """Describes the preprocessing of the images in one line."""
-    own = preprocessing
-    line = describe_preprocessing(own.name, own.shape, own.mean, own.std)
-    return f"{line} (assumed: the PyTorch checkpoint does not say)" if own.assumed else line
+    line = describe_preprocessing(preprocessing)
+    return f"{line} (assumed: the PyTorch checkpoint does not say)" if preprocessing.assumed else line
 
 
 def as_table(paths: Sequence[Path], predictions: Sequence[Sequence[Prediction]]) -> str:
@@ -148,9 +147,8 @@ def as_json(paths: Sequence[Path], predictions: Sequence[Sequence[Prediction]]) 
     return json.dumps(described, indent=2)
 
 
-def _unlabelled(paths: Sequence[Path], preprocessing: Preprocessing) -> StoredSplit:
+def _unlabelled(paths: Sequence[Path], view: View) -> StoredSplit:
     """The images as a split in which every label is 0."""
-    view = View(preprocessing.height, preprocessing.channels, preprocessing.name)
 
     def read(index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
         return folder.decode(paths[index], view, rng), 0

@@ -1,6 +1,6 @@
 """The report of an evaluation: a description with warnings, and the result as a table and as JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -27,7 +27,7 @@ def describe(evaluation: Evaluation) -> list[str]:
         f"{'classifiers' if len(evaluation.network.names) > 1 else 'classifier'} "
         f"{', '.join(evaluation.network.names)}",
         f"data: {', '.join(filter(None, _data(fields).values()))}, {images} in {classes}, {kept}",
-        describe_preprocessing(fields.preprocessing, split.image_shape, fields.mean, fields.std),
+        describe_preprocessing(Preprocessing.of(fields, split.image_shape)),
         f"precision: {config.precision}",
         f"devices: {jax.device_count()} {jax.devices()[0].device_kind}",
         *(f"assumed: {sentence}" for sentence in evaluation.assumed),
@@ -41,16 +41,18 @@ def warnings(evaluation: Evaluation) -> list[str]:
     return [
         *evaluation.held_out.notes,
         *_network_warnings(config.model, metadata.model),
-        *_preprocessing_warnings(config, metadata.preprocessing),
+        *_preprocessing_warnings(
+            Preprocessing.of(config.data, evaluation.held_out.split.image_shape), metadata.preprocessing
+        ),
     ]
 
 
-def describe_preprocessing(
-    name: str, shape: Sequence[int], mean: Sequence[float], std: Sequence[float]
-) -> str:
-    """Describes a preprocessing in one line; `shape` is height, width and channels."""
-    means, stds = (" ".join(f"{value:.4g}" for value in values) for values in (mean, std))
-    return f"preprocessing: {name} to {'x'.join(map(str, shape))}, mean {means}, std {stds}"
+def describe_preprocessing(own: Preprocessing) -> str:
+    """Describes a preprocessing in one line, with crop and filter where they are not the usual ones."""
+    means, stds = (" ".join(f"{value:.4g}" for value in values) for values in (own.mean, own.std))
+    unusual = [f", {name} {own[name]}" for name in ("crop_ratio", "interpolation") if name in own.to_json()]
+    size = "x".join(map(str, own.shape))
+    return f"preprocessing: {own.name} to {size}{''.join(unusual)}, mean {means}, std {stds}"
 
 
 def show(result: Result) -> str:
@@ -96,6 +98,8 @@ def as_json(evaluation: Evaluation, result: Result) -> dict[str, Any]:
         "data": _data(fields),
         "preprocessing": fields.preprocessing,
         "image_size": fields.image_size,
+        "crop_ratio": fields.crop_ratio,
+        "interpolation": fields.interpolation,
         "mean": fields.mean,
         "std": fields.std,
         "precision": evaluation.config.precision,
@@ -141,26 +145,25 @@ def _network_warnings(here: Mapping[str, Any], there: Mapping[str, Any]) -> list
     ]
 
 
-def _preprocessing_warnings(config: Config, trained: Preprocessing) -> list[str]:
+def _preprocessing_warnings(own: Preprocessing, trained: Preprocessing) -> list[str]:
     """Warns if the preprocessing differs from that in training, where that is known."""
     if trained.assumed:
         return []
-    fields = config.data
-    here = {
-        "name": fields.preprocessing,
-        "size": [fields.image_size, fields.image_size],
-        "mean": list(fields.mean),
-        "std": list(fields.std),
-    }
-    there = {
-        "name": trained.name,
-        "size": [trained.height, trained.width],
-        "mean": list(trained.mean),
-        "std": list(trained.std),
-    }
+    here, there = _compared(own), _compared(trained)
     differing = [
         f"{name} {here[name]} here, {there[name]} in the weights"
         for name in here
         if here[name] != there[name]
     ]
     return [f"the preprocessing differs: {'; '.join(differing)}"] if differing else []
+
+
+def _compared(own: Preprocessing) -> dict[str, Any]:
+    return {
+        "name": own.name,
+        "size": [own.height, own.width],
+        "mean": list(own.mean),
+        "std": list(own.std),
+        "crop ratio": own.crop_ratio,
+        "interpolation": own.interpolation,
+    }

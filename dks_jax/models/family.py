@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from flax import nnx
 
-from dks_jax.config import Field
+from dks_jax.config import Config, Field
 from dks_jax.runtime.records import Record
 from dks_jax.supervision import Branch, BranchSpec, DeeplySupervised, require_forks
 
@@ -68,6 +68,7 @@ class Preprocessing(Record):
     height, width, channels: shape of the input.
     mean, std: per-channel statistics of pixels in the range 0 to 1.
     assumed: whether this is only the usual preprocessing for the network, since the weights do not say.
+    crop_ratio, interpolation: see `data.preprocessing.View`; older weights have the defaults.
     """
 
     name: str
@@ -77,6 +78,24 @@ class Preprocessing(Record):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     assumed: bool = False
+    crop_ratio: float = 0.875
+    interpolation: str = "bilinear"
+
+    @classmethod
+    def of(cls, fields: Config, shape: tuple[int, int, int]) -> "Preprocessing":
+        """The preprocessing that the section `data` of a config describes.
+
+        Args:
+          shape: height, width and channels of the images.
+        """
+        return cls(
+            fields.preprocessing,
+            *shape,
+            tuple(fields.mean),
+            tuple(fields.std),
+            crop_ratio=fields.crop_ratio,
+            interpolation=fields.interpolation,
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -204,7 +204,9 @@ def _describe(
     """Lines about the network, its parameters and MACs, branches, data, steps, precision and devices."""
     backbone = network.drop_branches()
     network.eval()
-    image = jax.ShapeDtypeStruct((1, *images.train.image_shape), jnp.float32)
+    shapes = images.train.image_shape, images.test.image_shape
+    trained_at, used_at = ("x".join(map(str, shape)) for shape in shapes)
+    size = used_at if trained_at == used_at else f"{used_at}, in training {trained_at}"
     kept = "streamed" if config.data.streamed else "in memory"
     own = [str(tuple(branch)) for branch in branches]
     hold, rise = config.synergy.branch_warmup
@@ -214,8 +216,8 @@ def _describe(
     )
     warmup = f"  what branches teach deeper ones sets in after {hold} epochs and is whole {rise} later"
     sizes = [
-        f"{_num_params(n):,} parameters, {count_macs(n, image) / 1e6:,.1f} million MACs per image"
-        for n in (network, backbone)
+        f"{_num_params(n):,} parameters, {_count_macs(n, shape) / 1e6:,.1f} million MACs per image"
+        for n, shape in zip((network, backbone), shapes, strict=True)
     ]
     return [
         f"{models.describe(config.model)}, method {config.method}",
@@ -225,7 +227,7 @@ def _describe(
         *([warmup] if branches and (hold or rise) else []),
         f"{config.data.source}: {images.train.num_examples:,} images in {config.data.train_split}, "
         f"{images.test.num_examples:,} held out in {config.data.held_out}",
-        f"  {'x'.join(map(str, images.train.image_shape))}, {len(images.class_names)} classes, {kept}",
+        f"  {size}, {len(images.class_names)} classes, {kept}",
         *images.notes,
         *([f"  training labels: {_label_noise(config.data)}"] if images.relabel else []),
         f"{config.epochs} epochs of {steps_per_epoch} steps with {config.data.batch_size} images, "
@@ -242,17 +244,18 @@ def _label_noise(fields: Config) -> str:
     return f"{fields.label_noise:.0%} of the images have that of another class"
 
 
+def _count_macs(network: DeeplySupervised, shape: tuple[int, int, int]) -> int:
+    return count_macs(network, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+
+
 def _num_params(network: DeeplySupervised) -> int:
     return sum(array.size for array in get_params(network).values())
 
 
 def _metadata(config: Config, images: ImageData, branches: tuple[BranchSpec, ...]) -> Metadata:
-    fields = config.data
     return Metadata(
         model={name: value for name, value in config.model.items() if name != "branches"},
         branches=branches,
         class_names=tuple(images.class_names),
-        preprocessing=Preprocessing(
-            fields.preprocessing, *images.train.image_shape, tuple(fields.mean), tuple(fields.std)
-        ),
+        preprocessing=Preprocessing.of(config.data, images.test.image_shape),
     )

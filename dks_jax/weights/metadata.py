@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dks_jax.config import PUBLISHED
+from dks_jax.data import View
 from dks_jax.models import Network, Preprocessing, resolve_branches
 from dks_jax.runtime.errors import InputError, printable
 from dks_jax.runtime.records import Record
@@ -52,6 +53,18 @@ class Metadata(Record):
     def network(self) -> Network:
         """The description from which the network is built."""
         return Network(self.model, self.branches, len(self.class_names), self.preprocessing.channels)
+
+    @property
+    def view(self) -> View:
+        """How a decoded image becomes the pixels that the network takes, before they are normalised."""
+        own = self.preprocessing
+        return View(
+            own.height,
+            own.channels,
+            own.name,
+            crop_ratio=own.crop_ratio,
+            interpolation=own.interpolation,
+        )
 
 
 def from_json(fields: Mapping[str, Any], *, has_branches: bool) -> Metadata:

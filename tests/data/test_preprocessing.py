@@ -24,13 +24,15 @@ from support.real_torchvision import transforms
 BICUBIC = transforms.InterpolationMode.BICUBIC
 
 
-def torchvision(preprocessing: str, size: int) -> transforms.Compose:
-    """torchvision's transforms for one of the names of preprocessing."""
-    larger = round(size * 256 / 224)
+def torchvision(
+    preprocessing: str, size: int, larger: int = 0, interpolation=transforms.InterpolationMode.BILINEAR
+) -> transforms.Compose:
+    """torchvision's transforms for one of the names of preprocessing; larger: the side before the crop."""
+    larger = larger or round(size * 256 / 224)
     steps = {
         "squash": [transforms.Resize((size, size), BICUBIC)],
         "dks": [transforms.Resize((larger, larger), BICUBIC), transforms.CenterCrop(size)],
-        "standard": [transforms.Resize(larger), transforms.CenterCrop(size)],
+        "standard": [transforms.Resize(larger, interpolation), transforms.CenterCrop(size)],
     }
     return transforms.Compose(steps[preprocessing])
 
@@ -102,6 +104,25 @@ def test_images_of_any_size_are_seen_as_torchvision_sees_them(preprocessing, wid
     image = noise(width, height)
     seen = View(size, preprocessing=preprocessing).of(image, None)
     np.testing.assert_array_equal(np.asarray(seen), np.asarray(torchvision(preprocessing, size)(image)))
+
+
+@EVERY_PREPROCESSING
+@pytest.mark.parametrize(
+    ("size", "ratio", "larger"),
+    # torchvision's V2 recipe takes 224 of 232. A crop without a margin takes the entire short side.
+    [(224, 0.9655, 232), (224, 0.95, 236), (32, 1, 32), (30, 0.5, 60)],
+)
+def test_the_crop_takes_another_share_as_torchvision_takes_it(preprocessing, size, ratio, larger):
+    image = noise(250, 310)
+    for interpolation in ("bilinear", "bicubic"):
+        view = View(size, preprocessing=preprocessing, crop_ratio=ratio, interpolation=interpolation)
+        expected = torchvision(preprocessing, size, larger, transforms.InterpolationMode(interpolation))
+        np.testing.assert_array_equal(np.asarray(view.of(image, None)), np.asarray(expected(image)))
+
+
+def test_the_usual_ratio_resizes_to_8_7_of_every_size():
+    for size in range(1, 3000):
+        assert views.before_crop(View(size)) == round(size * 256 / 224)
 
 
 def test_photographs_are_seen_as_torchvision_sees_them():
@@ -186,6 +207,16 @@ def test_random_crops_and_colours_are_those_of_torchvision_for_the_same_draws(mo
         np.testing.assert_array_equal(np.asarray(seen), np.asarray(transformed))
 
 
+def test_random_crops_can_be_resized_bicubically():
+    view = View(32, random_resized_crop=True, interpolation="bicubic")
+    for seed in range(5):
+        image = noise(60 + seed, 50, seed)
+        with Draws(seed):
+            expected = transforms.RandomResizedCrop(32, interpolation=BICUBIC)(image)
+        seen = view.of(image, np.random.default_rng(seed))
+        np.testing.assert_array_equal(np.asarray(seen), np.asarray(expected))
+
+
 def test_nothing_is_random_without_a_generator():
     image = noise(50, 60)
     random = View(32, preprocessing="dks", random_resized_crop=True, color_jitter=0.4)
@@ -204,12 +235,13 @@ def photographs(tmp_path_factory) -> Path:
     return root
 
 
-RANDOM_VIEW = View(8, random_resized_crop=True, color_jitter=0.4)
+RANDOM_VIEW = View(8, random_resized_crop=True, color_jitter=0.4, policy="randaugment", train_size=9)
 
 
 def seen_in(root: Path, *, seed=1, epoch=0, batch_size=4, num_threads=2, first=0) -> dict[int, bytes]:
     """The pixels of every example of an epoch as a streamed feed reads it."""
     split = folder.load(str(root), RANDOM_VIEW).train
+    assert split.image_shape == (9, 9, 3)
     epochs = Epochs(split.num_examples, batch_size, False, seed)
     feed = StreamedTrainingFeed(split, Preparation((0,) * 3, (1,) * 3), epochs, Devices(), num_threads)
     return {
@@ -240,7 +272,7 @@ def test_the_part_that_is_seen_does_not_follow_from_the_order():
 
 
 def test_held_out_images_and_images_in_memory_are_seen_whole(photographs: Path):
-    expected = np.asarray(noise(90, 60).resize((8, 8), Image.Resampling.BICUBIC))
     data = folder.load(str(photographs), RANDOM_VIEW)
-    np.testing.assert_array_equal(data.test.read(0)[0], expected)
-    np.testing.assert_array_equal(data.train.in_memory().images, [expected] * 13)
+    for size, split in ((8, data.test), (9, data.train)):
+        expected = np.asarray(noise(90, 60).resize((size, size), Image.Resampling.BICUBIC))
+        np.testing.assert_array_equal(split.in_memory().images, [expected] * 13)

@@ -284,7 +284,7 @@ def test_help_lists_the_fields_that_have_an_effect(capsys):
         evaluate.main(["--help"])
     listed = re.findall(r"^  --config\.([\w.]+)=", capsys.readouterr().out, re.MULTILINE)
     of_data = "source name root train_split held_out image_size channels preprocessing mean std"
-    of_data += " test_per_class batch_size"
+    of_data += " crop_ratio interpolation test_per_class batch_size"
     assert set(listed) == {"precision", "deterministic", *(f"data.{name}" for name in of_data.split())}
 
 

@@ -1,4 +1,4 @@
-"""What training alone does to the loss: smoothing, binary targets, weights, a warm-up, random pairs, detaching."""
+"""What training alone does to the loss: smoothing, binary targets, weights, random pairs, detaching."""
 
 from dataclasses import dataclass
 

@@ -1,13 +1,16 @@
 """Feeds: batches for the compiled step, of images that stay on the devices or are streamed."""
 
+from functools import partial
+
 from jax.typing import DTypeLike
 
 from dks_jax.config import Config
+from dks_jax.data.erasing import cutout, random_erasing
 from dks_jax.data.feeds.interface import Batch, Chunk, Epochs, Feed
 from dks_jax.data.feeds.resident import EvaluationFeed, TrainingFeed
 from dks_jax.data.feeds.streamed import StreamedEvaluationFeed, StreamedTrainingFeed
 from dks_jax.data.images import ImageData, Split, StoredSplit
-from dks_jax.data.preparation import Preparation
+from dks_jax.data.preparation import Augmentation, Preparation
 from dks_jax.runtime.devices import Devices
 from dks_jax.runtime.errors import InputError
 
@@ -43,7 +46,13 @@ def make_feeds(
         has no batch.
     """
     preparation = Preparation(
-        tuple(config.mean), tuple(config.std), config.padding, config.pad_mode, config.flip, dtype
+        tuple(config.mean),
+        tuple(config.std),
+        config.padding,
+        config.pad_mode,
+        config.flip,
+        dtype,
+        _augmentations(config),
     )
     epochs = Epochs(images.train.num_examples, config.batch_size, config.drop_last, seed)
     _check_batches(epochs, devices, norm_groups)
@@ -51,6 +60,16 @@ def make_feeds(
         _training_feed(images, preparation, epochs, devices),
         held_out_feed(images.test, preparation, batch_size=config.batch_size, devices=devices),
     )
+
+
+def _augmentations(config: Config) -> tuple[Augmentation, ...]:
+    """The augmentations of normalised training images, which run inside the compiled step."""
+    own: list[Augmentation] = []
+    if config.random_erasing:
+        own.append(partial(random_erasing, probability=config.random_erasing))
+    if config.cutout:
+        own.append(partial(cutout, size=config.cutout))
+    return tuple(own)
 
 
 def held_out_feed(

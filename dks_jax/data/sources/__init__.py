@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from dks_jax.config import Config
 from dks_jax.data import label_noise
-from dks_jax.data.images import HeldOut, ImageData, StoredSplit
+from dks_jax.data.images import HeldOut, ImageData, Split, StoredSplit
 from dks_jax.data.preprocessing import View
 from dks_jax.data.sources import cifar, digits, folder, tfds
 from dks_jax.data.sources.interface import Source
@@ -46,11 +46,6 @@ def check(config: Config) -> None:
         raise InputError(
             f"`data.root` must name the folder of the data for the source {config.source}; got an empty name."
         )
-    if config.streamed and own.in_memory:
-        raise InputError(
-            f"`data.streamed` must be False for the source {config.source}, whose images are in memory; got "
-            "True."
-        )
     if config.streamed and own.read_for_labels:
         for name in ("train_per_class", "test_per_class"):
             if config[name]:
@@ -79,14 +74,22 @@ def _check_view(config: Config, own: Source) -> None:
             f"`data.preprocessing` must be squash for the source {config.source}, whose images are not "
             f"resized; got {config.preprocessing!r}."
         )
-    for name, none in (("random_resized_crop", False), ("color_jitter", 0)):
-        if config[name] == none or config.streamed:
-            continue
-        if own.in_memory:
-            where, remedy = f"for the source {config.source}, whose images are in memory", ""
-        else:
-            where, remedy = "where images are decoded once", ", or set data.streamed=True"
-        raise InputError(f"`data.{name}` must be {none} {where}{remedy}; got {config[name]}.")
+    for name, none in (("random_resized_crop", False), ("color_jitter", 0), ("policy", "none")):
+        if config[name] != none and not config.streamed:
+            raise InputError(
+                f"`data.{name}` must be {none} where images are not streamed, or set data.streamed=True; got "
+                f"{config[name]}."
+            )
+    if config.train_size and not config.random_resized_crop:
+        raise InputError(
+            "`data.train_size` must be 0, or set data.random_resized_crop=True, since only random crops are "
+            f"resized to another size; got {config.train_size}."
+        )
+    if len(config.randaugment) != 2:
+        raise InputError(
+            "`data.randaugment` must be two numbers, the operations and their magnitude, e.g. (2, 9); got "
+            f"{config.randaugment}."
+        )
     if config.random_resized_crop and config.padding:
         raise InputError(
             "`data.padding` must be 0 where `data.random_resized_crop` is set, which crops already; got "
@@ -128,7 +131,7 @@ def resolve(config: Config, *, training: bool, channels: int = 0) -> Config:
 
 
 def load(config: Config, skip: Callable[[str], None] | None = None) -> ImageData:
-    """Loads the images that `config.data` describes, in memory unless they are streamed.
+    """Loads the images that `config.data` describes; those of a folder or tfds in memory unless streamed.
 
     The config must have passed `check` and come from `resolve`.
 
@@ -139,14 +142,19 @@ def load(config: Config, skip: Callable[[str], None] | None = None) -> ImageData
     Raises:
       InputError: the images are absent or damaged, or too few for `train_per_class` or `test_per_class`.
     """
-    images = SOURCES[config.source].load(config, _view(config))
+    view = _view(config)
+    images = SOURCES[config.source].load(config, view)
     if skip:
         images = images.replacing_unreadable(skip)
     _check_statistics(config, images.train.image_shape[-1])
     name = images.train.name if isinstance(images.train, StoredSplit) else str
-    if not config.streamed:
+    if _in_memory(config):
         images = images.in_memory(config.train_per_class, config.test_per_class)
-    return images._replace(relabel=label_noise.from_config(config, images, name))
+    images = images._replace(relabel=label_noise.from_config(config, images, name))
+    if config.streamed and isinstance(images.train, Split):
+        # Held-out images, which nothing changes, stay in memory.
+        images = images._replace(train=images.train.one_by_one(view.for_training))
+    return images
 
 
 def load_held_out(config: Config) -> HeldOut:
@@ -157,7 +165,12 @@ def load_held_out(config: Config) -> HeldOut:
     """
     held_out = SOURCES[config.source].load_held_out(config, _view(config))
     _check_statistics(config, held_out.split.image_shape[-1])
-    return held_out if config.streamed else held_out.in_memory(config.test_per_class)
+    return held_out.in_memory(config.test_per_class) if _in_memory(config) else held_out
+
+
+def _in_memory(config: Config) -> bool:
+    """Whether the held-out images are kept in memory, and those for training at least loaded into it."""
+    return not config.streamed or SOURCES[config.source].in_memory
 
 
 def _view(config: Config) -> View:
@@ -167,4 +180,9 @@ def _view(config: Config) -> View:
         preprocessing=config.preprocessing,
         random_resized_crop=config.random_resized_crop,
         color_jitter=config.color_jitter,
+        crop_ratio=config.crop_ratio,
+        interpolation=config.interpolation,
+        train_size=config.train_size,
+        policy=config.policy,
+        randaugment=tuple(config.randaugment),
     )

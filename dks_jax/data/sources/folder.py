@@ -71,7 +71,7 @@ def load(
             f"Each class folder of {folder / train_split} must hold images; {listing.empty[0]!r} has none: "
             "add images to it or remove it."
         )
-    train = _first(folder, listing, view, count=train_per_class, field="train_per_class")
+    train = _first(folder, listing, view.for_training, count=train_per_class, field="train_per_class")
     test = _held_out(folder, held_out, view, test_per_class)
     matched = classes.match(
         test._replace(listed=listing.class_names), listing.class_names, whose="the training split"

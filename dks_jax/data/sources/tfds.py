@@ -98,7 +98,10 @@ def load(root: str, name: str, view: View, *, train_split: str = "", held_out: s
     """
     prepared = describe(root, name)
     names = _find_splits(prepared, train_split, held_out, training=True)
-    train, test = (_stored(prepared, split, view, _examples(prepared, split)) for split in names)
+    train, test = (
+        _stored(prepared, split, own, _examples(prepared, split))
+        for split, own in zip(names, (view.for_training, view), strict=True)
+    )
     return ImageData(train, test, prepared.class_names)
 
 
