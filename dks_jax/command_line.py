@@ -13,6 +13,7 @@ from dks_jax import config, models
 from dks_jax.config import Config, Field
 from dks_jax.runtime import hosts, output
 from dks_jax.runtime.errors import InputError
+from dks_jax.runtime.signals import Interrupted
 
 # As of a program of the shell that SIGPIPE ends.
 CLOSED_PIPE = 128 + signal.SIGPIPE
@@ -117,12 +118,15 @@ def run(action: Callable[[], None], interrupted: str = "stopped: the same comman
       interrupted: message that is printed after Ctrl-C.
 
     Returns:
-      0 on success, the status of `report` after an error, 130 after Ctrl-C.
+      0 on success, the status of `report` after an error, 130 after Ctrl-C, that of `Interrupted`.
     """
     silence_libraries()
     try:
         action()
         sys.stdout.flush()
+    except Interrupted as stopped:
+        output.complain(str(stopped))
+        return stopped.status
     except KeyboardInterrupt:
         output.complain(interrupted)
         return 130

@@ -9,13 +9,14 @@ import convert_pytorch
 import prepare_dataset
 import pytest
 import summarize
+import sweep
 
 from dks_jax import evaluate, predict
 from dks_jax.runtime.errors import InputError
 from support.runs import DIGITS, ROOT, SMALL, records, user_error
 from support.tiny_network import save_tiny
 
-PROGRAMS = [evaluate, predict, benchmark, convert_pytorch, prepare_dataset, summarize]
+PROGRAMS = [evaluate, predict, benchmark, convert_pytorch, prepare_dataset, summarize, sweep]
 
 
 def end_with(error, program, monkeypatch):

@@ -10,6 +10,7 @@ import convert_pytorch
 import measure_images
 import pytest
 import summarize
+import sweep
 
 from dks_jax import evaluate, models, predict, train
 from support.runs import ROOT, SMALL
@@ -21,6 +22,7 @@ PROGRAMS = {
     "convert_pytorch": convert_pytorch.main,
     "measure_images": measure_images.main,
     "summarize": summarize.main,
+    "sweep": sweep.main,
 }
 # The pages that a newcomer reads first; the others take minutes.
 ALWAYS = ("README", "own_images", "own_model")

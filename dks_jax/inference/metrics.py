@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dks_jax.reporting.measurements import ECE_BINS, calibration_error
 from dks_jax.runtime.errors import InputError
-
-ECE_BINS = 15
 
 
 class ExampleScores(NamedTuple):
@@ -98,18 +97,14 @@ def label_ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def expected_calibration_error(confidences: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> float:
-    """The mean gap between confidence and accuracy over bins of confidence, weighted by examples; 0 to 1.
-
-    Bin m of M holds the confidences above (m - 1) / M and up to m / M.
+    """The mean gap between confidence and accuracy over bins of confidence; see `calibration_error`.
 
     Args:
       confidences: probabilities of the predicted classes, [example].
       correct: whether each prediction is right, [example].
       bins: number of bins.
-
-    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3.
     """
     inner_edges = np.arange(1, bins) / bins
     index = np.digitize(confidences, inner_edges, right=True)
     gaps = np.bincount(index, weights=correct - confidences, minlength=bins)
-    return float(np.sum(np.abs(gaps)) / len(confidences))
+    return calibration_error(gaps, len(confidences))

@@ -9,8 +9,8 @@ from dks_jax import models
 from dks_jax.config import Config
 from dks_jax.data import source
 from dks_jax.inference.evaluation import Evaluation, Result
-from dks_jax.inference.metrics import ECE_BINS
 from dks_jax.models import Preprocessing
+from dks_jax.reporting.measurements import ECE_BINS
 from dks_jax.reporting.tables import markdown_table
 from dks_jax.weights import Metadata
 

@@ -1,7 +1,8 @@
 """Combines the measurements of batches into the metrics of an epoch."""
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,9 +11,26 @@ from dks_jax.runtime.errors import InputError
 
 T = TypeVar("T")
 # One value per batch for each name: "examples" is the number of examples in the batch, "loss" and its terms
-# are means over the examples, "errors/<classifier>" is the number of wrong top-1 predictions, and "count/..."
-# are the numbers of `training.steps.label_noise_counts`.
+# are means over the examples, "errors/<classifier>" is the number of wrong top-1 predictions, "count/..." are
+# the numbers of `training.steps.label_noise_counts`, and "gaps/<bin>" is the sum of correctness minus
+# confidence of the main classifier; see `calibration_error`.
 History = Mapping[str, np.ndarray]
+# Number of equal bins of confidence for the expected calibration error.
+ECE_BINS = 15
+
+
+def calibration_error(gaps: Iterable[float], num_examples: int) -> float:
+    """The expected calibration error, 0 to 1.
+
+    Bin m of M holds the confidences above (m - 1) / M and up to m / M.
+
+    Args:
+      gaps: sum of correctness (0 or 1) minus confidence over the examples in each bin.
+      num_examples: number of examples in all bins.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3.
+    """
+    return math.fsum(map(abs, gaps)) / num_examples
 
 
 class EpochMeans:
@@ -41,19 +59,23 @@ class EpochMeans:
                 self._sums[name] += float(values.sum())
             elif name != "examples":
                 # Added one by one, so that the sum does not depend on how the epoch is cut into chunks.
-                for term in values * examples:
+                for term in values if name.startswith("gaps/") else values * examples:
                     self._sums[name] += float(term)
 
     def result(self) -> dict[str, float]:
-        """The means of "loss" and its terms, and the top-1 errors in %.
+        """The means of "loss" and its terms, the top-1 errors in %, and "ece/main" where gaps were added.
 
         "error/<classifier>" is the error of a classifier; "error" is the error of the main one. Where labels
         are wrong, "label_noise/clean_error" and "label_noise/wrong_error" are its errors in the true classes
         of the images with right and with wrong labels, and "label_noise/memorised" is the share of the wrong
         labels that it predicts, in %.
         """
-        sums = {name: total for name, total in self._sums.items() if not name.startswith("count/")}
+        apart = ("count/", "gaps/")
+        sums = {name: total for name, total in self._sums.items() if not name.startswith(apart)}
         means = {name: total / self.num_examples for name, total in sums.items()}
+        gaps = [total for name, total in self._sums.items() if name.startswith("gaps/")]
+        if gaps:
+            means["ece/main"] = calibration_error(gaps, self.num_examples)
         return {"loss": means["loss"], "error": means["error/main"], **means, **self._label_noise()}
 
     def _label_noise(self) -> dict[str, float]:

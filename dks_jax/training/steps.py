@@ -18,7 +18,7 @@ import optax
 
 from dks_jax.data.feeds import Batch, Chunk, Feed
 from dks_jax.nn import Arrays, Functional, forms
-from dks_jax.reporting.measurements import History
+from dks_jax.reporting.measurements import ECE_BINS, History
 from dks_jax.runtime.compilation import KEEP_BARRIERS
 from dks_jax.runtime.devices import Devices
 from dks_jax.runtime.errors import InputError
@@ -236,7 +236,7 @@ class Steps:
             with forms(self._devices.form):
                 batch = self.test_feed.batch(arrays, index, batch_size)
                 logits = self._network.eval(params, batch_stats, batch.images)
-            return self._measure(logits, batch)
+            return self._measure(logits, batch) | _measure_probabilities(logits, batch)
 
         step = jax.jit(step, inline=True)
 
@@ -255,8 +255,7 @@ class Steps:
             arguments["weights"] = batch.weights
         result = self._loss(logits, batch.targets, **arguments)
         total, terms = result if isinstance(result, tuple) else (result, {})
-        # With probabilities as targets the most likely class counts as the label.
-        labels = batch.targets if batch.targets.ndim == 1 else jnp.argmax(batch.targets, axis=-1)
+        labels = _labels(batch)
         wrong = jnp.sum((jnp.argmax(logits, axis=-1) != labels) * batch.weights, axis=-1)
         errors = {f"errors/{name}": wrong[i] for i, name in enumerate(self._names)}
         measured = {"examples": jnp.sum(batch.weights), "loss": total, **terms, **errors}
@@ -299,6 +298,30 @@ def label_noise_counts(logits: jax.Array, labels: jax.Array, true_labels: jax.Ar
         "clean_errors": ~wrong & missed,
     }
     return {f"count/{name}": jnp.sum(which, dtype=jnp.float32) for name, which in found.items()}
+
+
+def _labels(batch: Batch) -> jax.Array:
+    """The labels [example]; with probabilities as targets the most likely class counts as the label."""
+    return batch.targets if batch.targets.ndim == 1 else jnp.argmax(batch.targets, axis=-1)
+
+
+def _measure_probabilities(logits: jax.Array, batch: Batch) -> Arrays:
+    """Calibration of the main classifier, and errors of the mean of the classifiers' probabilities.
+
+    Returns:
+      gaps/0 to gaps/14: sums of correctness (0 or 1) minus confidence in each bin of confidence, for
+        `calibration_error`.
+      errors/mean: number of wrong predictions of the mean, where there are branches.
+    """
+    labels, probabilities = _labels(batch), jax.nn.softmax(logits, axis=-1)
+    confidences = jnp.max(probabilities[-1], axis=-1)
+    gaps = ((jnp.argmax(logits[-1], axis=-1) == labels) - confidences) * batch.weights
+    bins = jnp.sum(confidences[:, None] > jnp.arange(1, ECE_BINS) / ECE_BINS, axis=1)
+    measured = {f"gaps/{i}": jnp.sum(jnp.where(bins == i, gaps, 0)) for i in range(ECE_BINS)}
+    if len(logits) > 1:
+        mean = jnp.mean(probabilities, axis=0)
+        measured["errors/mean"] = jnp.sum((jnp.argmax(mean, axis=-1) != labels) * batch.weights)
+    return measured
 
 
 def _takes_weights(loss: Loss) -> bool:

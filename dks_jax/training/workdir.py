@@ -185,6 +185,17 @@ def claim(
         yield
 
 
+def in_use(folder: Path) -> bool:
+    """Whether a program trains in `folder`, as far as its file system has locks."""
+    if not folder.is_dir():
+        return False
+    try:
+        with _locked(folder):
+            return False
+    except InputError:
+        return True
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Locks the folder itself, so that no lock file is left and the lock ends with the program."""

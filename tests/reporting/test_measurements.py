@@ -25,6 +25,16 @@ def test_a_smaller_last_batch_weighs_less():
     )
 
 
+def test_calibration_adds_up_the_gaps_of_a_bin_before_it_takes_their_size():
+    means = metrics.EpochMeans()
+    for first, second in ((0.5, -0.25), (-1.5, -0.5)):
+        gaps = {"gaps/0": np.array([first]), "gaps/1": np.array([second])}
+        means.add(history([4], [1.0], [1], [0]) | gaps)
+    # (|0.5 - 1.5| + |-0.25 - 0.5|) / 8.
+    assert means.result()["ece/main"] == pytest.approx(1.75 / 8)
+    assert not [name for name in means.result() if name.startswith("gaps")]
+
+
 def test_means_do_not_depend_on_chunks_and_go_on_from_a_saved_state():
     losses = np.random.default_rng(0).normal(size=12).tolist()
     whole, parts = metrics.EpochMeans(), metrics.EpochMeans()

@@ -7,11 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import summarize
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from summary.curves import draw
+from summary.differences import paired
+from summary.macs import training_macs
+from summary.reading import Run, find_runs, read_runs
+from summary.rows import make_rows
+from summary.tables import summary
 
+from dks_jax.models import Preprocessing, build
+from dks_jax.nn import count_macs
+from dks_jax.supervision import branch_specs
+from dks_jax.weights import Metadata
 from support.runs import file_times, records, user_error
 
 
@@ -19,8 +30,13 @@ from support.runs import file_times, records, user_error
 def make_run(unbroken, tmp_path):
     """Makes finished runs, described as the real one but for some fields, with errors of our own."""
 
-    def make(name, method="dks", seed=0, test=(30.0, 20.0), *, train=None, branches=None, **changes):
-        """`changes` are of config fields, with __ for the dot, or of "data"."""
+    def make(
+        name, method="dks", seed=0, test=(30.0, 20.0), *, train=None, branches=None, logged=(), **changes
+    ):
+        """`changes` are of config fields, with __ for the dot, or of "data".
+
+        logged: what held-out records have beside the errors.
+        """
         folder = tmp_path / name
         (folder / "weights").mkdir(parents=True)
         description = json.loads((unbroken / "config.json").read_text())
@@ -37,6 +53,7 @@ def make_run(unbroken, tmp_path):
                 for split, error in zip(("train", "test"), errors, strict=True):
                     named = {f"error/{n}": value for n, value in {"main": error, **(branches or {})}.items()}
                     step = {"step": 22 * epoch, "epoch": epoch, "split": split, "loss": 0.5, "error": error}
+                    named |= dict(logged) if split == "test" else {}
                     file.write(json.dumps(step | named) + "\n")
         return folder
 
@@ -44,6 +61,18 @@ def make_run(unbroken, tmp_path):
 
 
 def tables(capsys, *arguments):
+    """The tables of errors as lists of lists of cells, and the lines on what is left out."""
+    cells, left_out = all_tables(capsys, *arguments)
+    return [table for table in cells if not {"method", "difference"} & {*table[0]}], left_out
+
+
+def table_with(column, capsys, *arguments):
+    """The lines of the one table with a column, as dictionaries."""
+    ((header, *lines),) = (table for table in all_tables(capsys, *arguments)[0] if column in table[0])
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+def all_tables(capsys, *arguments):
     """What the command line prints: tables as lists of lists of cells, and the lines on what is left out."""
     capsys.readouterr()
     assert summarize.main([str(argument) for argument in arguments]) == 0
@@ -94,10 +123,9 @@ def test_branches_have_tables_and_rare_methods_a_column_where_there_are_runs(mak
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=6))
 def test_a_summary_is_exact(errors):
     runs = [
-        summarize.Run(Path(), "ds", seed, {}, [e], [e], {"last": e})
-        for seed, e in reversed(list(enumerate(errors)))
+        Run(Path(), "ds", seed, {}, [e], [e], {"last": e}) for seed, e in reversed(list(enumerate(errors)))
     ]
-    figures = summarize.summary(runs)
+    figures = summary(runs)
     mean = math.fsum(errors) / len(errors)
     assert figures["runs"] == len(errors)
     assert (figures["last_min"], figures["last_max"]) == (min(errors), max(errors))
@@ -125,6 +153,112 @@ def test_csv_has_a_line_per_row_and_method_with_unrounded_figures(make_run, tmp_
     assert float(second["branch1_mean"]) == third
     assert third_line["setting"] == "norm_groups 2"
     assert (third_line["last_mean"], third_line["best_mean"]) == ("60.0", "50.0")
+
+
+def test_differences_are_paired_by_seed(make_run, tmp_path, capsys):
+    # Seeds 1, 2 and 3 in common: -1, -2, -3: mean -2, deviation 1, standard error 1 / sqrt(3), z -2 sqrt(3).
+    for seed, error in enumerate([90, 20, 30, 40]):
+        make_run(f"runs/baseline{seed}", "baseline", seed, (error,))
+    for seed, error in [(1, 19), (2, 28), (3, 37), (7, 1)]:
+        make_run(f"runs/dks{seed}", "dks", seed, (error,))
+    make_run("runs/ds", "ds", 3, (36.5,))
+    make_run("runs/up", "bottom_up", 9, (36.5,))
+    # Other runs of these seeds, in a row of their own, have nothing to do with it.
+    make_run("runs/other", "baseline", 7, (50,), norm_groups=2)
+    lines = table_with("difference", capsys, tmp_path / "runs", "--output", tmp_path / "summary")
+    names = ("difference", "mean", "standard error", "z", "pairs")
+    assert [[line[name] for name in names] for line in lines] == [
+        ["DS - baseline", "-3.50", "-", "-", "1"],
+        ["DKS - baseline", "-2.00", "0.58", "-3.46", "3"],
+        ["DKS - DS", "+0.50", "-", "-", "1"],
+    ]
+    by_method = {line["method"]: line for line in read_csv(tmp_path / "summary") if line["runs"] != "1"}
+    dks = {name: float(value) for name, value in by_method["dks"].items() if name.startswith("minus_base")}
+    assert dks == pytest.approx(
+        {
+            "minus_baseline_mean": -2,
+            "minus_baseline_standard_error": 1 / math.sqrt(3),
+            "minus_baseline_z": -2 * math.sqrt(3),
+            "minus_baseline_pairs": 3,
+        }
+    )
+    assert by_method["dks"]["minus_ds_mean"] == "0.5"
+    assert (by_method["dks"]["minus_ds_z"], by_method["baseline"]["minus_ds_mean"]) == ("", "")
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=2, max_size=6))
+def test_paired_differences_are_scipy_s_t_statistic(pairs):
+    runs, others = (
+        [Run(Path(), "ds", seed, {}, [], [], {"last": pair[i]}) for seed, pair in enumerate(pairs)]
+        for i in (0, 1)
+    )
+    difference, reverse = paired(runs, others), paired(others[::-1], runs)
+    assert (reverse.mean, reverse.standard_error) == (-difference.mean, difference.standard_error)
+    if difference.standard_error > 1e-6:
+        expected = scipy.stats.ttest_rel(*zip(*pairs, strict=True)).statistic
+        assert difference.z == pytest.approx(expected, rel=1e-6)
+    elif difference.standard_error == 0:
+        assert difference.z is None
+
+
+def test_measures_of_the_last_epoch_stand_beside_the_error_where_all_runs_logged_them(
+    make_run, tmp_path, capsys
+):
+    logged = {"error/mean": 18.0, "cross_entropy/main": 0.5, "ece/main": 0.125}
+    make_run("a", seed=0, logged=logged)
+    make_run("b", seed=1, logged={"error/mean": 20.0, "cross_entropy/main": 0.75, "ece/main": 0.25})
+    # A run of before logged none.
+    make_run("c", "baseline", seed=0, logged={"cross_entropy/main": 1.0})
+    make_run("d", "baseline", seed=1)
+    baseline, dks = table_with("method", capsys, tmp_path)
+    names = ("method", "error, %", "mean of classifiers, %", "NLL", "ECE", "compute")
+    assert [dks[name] for name in names] == [
+        "DKS",
+        "20.00 ± 0.00 (2)",
+        "19.00 ± 1.41 (2)",
+        "0.6250 ± 0.1768 (2)",
+        "0.1875 ± 0.0884 (2)",
+        "",
+    ]
+    assert [baseline[name] for name in names] == ["baseline", "20.00 ± 0.00 (2)", "", "", "", ""]
+
+
+def test_compute_is_in_units_of_the_shortest_baseline_s(make_run, unbroken, tmp_path, capsys):
+    described = json.loads((unbroken / "weights" / "metadata.json").read_text())
+    per_image = {}
+    for method, epochs in (("baseline", 2), ("baseline", 6), ("dks", 2), ("ds", 6)):
+        folder = make_run(f"{method}{epochs}", method, test=[20] * epochs)
+        branches = [] if method == "baseline" else described["branches"]
+        (folder / "weights" / "metadata.json").write_text(json.dumps(described | {"branches": branches}))
+        network = build(
+            described["model"], num_classes=10, channels=1, branches=branch_specs(branches), seed=1
+        )
+        network.eval()
+        per_image[method] = count_macs(network, np.zeros((1, 8, 8, 1), np.float32))
+    # Another network without a baseline.
+    make_run("wide", "baseline", model__width=2)
+    ratio = per_image["dks"] / per_image["baseline"]
+    assert ratio > 1
+    lines = table_with("compute", capsys, tmp_path)
+    found = [(line["setting"], line["method"], line["compute"]) for line in lines]
+    assert found == [
+        ("epochs 2", "baseline", "1.00"),
+        ("epochs 2", "DKS", f"{ratio:.2f}"),
+        ("epochs 6", "baseline", "3.00"),
+        ("epochs 6", "DS", f"{3 * ratio:.2f}"),
+        ("", "baseline", ""),
+    ]
+
+
+def test_the_macs_of_a_run_are_those_that_torchvision_publishes(tmp_path):
+    # ResNet18_Weights.IMAGENET1K_V1: 1.814 GFLOPS, where a multiplication with its addition counts once.
+    file = tmp_path / "metadata.json"
+    preprocessing = Preprocessing("squash", 224, 224, 3, (0.5,) * 3, (0.25,) * 3)
+    metadata = Metadata({"name": "resnet18"}, (), tuple(map(str, range(1000))), preprocessing)
+    file.write_text(json.dumps(metadata.to_json()))
+    assert training_macs(tmp_path, has_branches=False) / 1e9 == pytest.approx(1.814, abs=0.0005)
+    file.write_text(file.read_text()[:50])
+    assert training_macs(tmp_path, has_branches=False) is None
 
 
 @pytest.mark.parametrize(
@@ -201,7 +335,8 @@ def test_the_same_experiment_and_seed_counts_once(make_run, tmp_path, capsys):
 
 
 # As if killed while it was written.
-LAST_LINE = b'"split": "test", "loss": 0.5, "error": 20.0, "error/main": 20.0, "error/branch1": 25.0}\n'
+LAST_LINE = b'"split": "test", "loss": 0.5, "error": 20.0, "error/main": 20.0, "error/branch1": 25.0, '
+LAST_LINE += b'"ece/main": 0.25, "cross_entropy/main": 1.5}\n'
 # (file, a text in it, what takes its place, the reason and what it names); without a text: the whole file.
 DAMAGED = [
     ("weights", None, None, "unfinished", "weights/"),
@@ -217,6 +352,8 @@ DAMAGED = [
     ("metrics.jsonl", b'"error/main": 20.0', b'"error/main": 1e999', "damaged", "`error/main`"),
     ("metrics.jsonl", b'"error/branch1": 25.0', b'"error/branch1": "x"', "damaged", "`error/branch1`"),
     ("metrics.jsonl", b'"error/main"', b'"x"', "damaged", "`error/main`"),
+    ("metrics.jsonl", b'"ece/main": 0.25', b'"ece/main": NaN', "damaged", "`ece/main`"),
+    ("metrics.jsonl", b'py/main": 1.5', b'py/main": "x"', "damaged", "`cross_entropy/main`"),
     ("metrics.jsonl", b'"split": "test"', b'"split": 5', "damaged", "`split`"),
     ("config.json", None, None, "damaged", "config.json"),
     ("config.json", None, b"{", "damaged", "config.json"),
@@ -231,7 +368,8 @@ DAMAGED = [
 def test_unfinished_and_damaged_runs_are_listed_and_not_averaged(make_run, tmp_path, capsys, damage):
     file, old, new, reason, named = damage
     whole = make_run("whole", test=(40,), epochs=1)
-    broken = make_run("broken", seed=1, branches={"branch1": 25.0})
+    logged = {"ece/main": 0.25, "cross_entropy/main": 1.5}
+    broken = make_run("broken", seed=1, branches={"branch1": 25.0}, logged=logged)
     if old:
         content = (broken / file).read_bytes()
         assert old in content
@@ -294,8 +432,8 @@ def test_curves_are_means_and_bands_are_ranges(make_run, tmp_path):
     make_run("b", seed=1, test=(40, 22), train=(30, 12))
     make_run("c", "baseline", test=(50, 24))
     make_run("d", test=(90,))
-    runs, _ = summarize.read_runs(summarize.find_runs([tmp_path]))
-    one_epoch, two_epochs = summarize.draw(summarize.make_rows(runs)).axes
+    runs, _ = read_runs(find_runs([tmp_path]))
+    one_epoch, two_epochs = draw(make_rows(runs)).axes
     assert "epochs 1" in one_epoch.get_title(loc="left")
     # A line through a single point is invisible.
     assert [line.get_marker() for line in one_epoch.get_lines()] == [".", "."]
@@ -319,3 +457,5 @@ def test_a_real_run(unbroken, tmp_path, capsys):
     assert left_out == []
     (line,) = read_csv(tmp_path / "summary")
     assert float(line["last_mean"]) == tests[-1]["error"]
+    for name, logged in (("ensemble", "error/mean"), ("nll", "cross_entropy/main"), ("ece", "ece/main")):
+        assert float(line[f"{name}_mean"]) == tests[-1][logged]

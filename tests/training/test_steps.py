@@ -9,6 +9,9 @@ from dks_jax.data.feeds.resident import EvaluationFeed
 from dks_jax.data.images import Split
 from dks_jax.data.preparation import Preparation
 from dks_jax.inference.forward import Forward
+from dks_jax.inference.metrics import example_scores, log_softmax, metrics
+from dks_jax.nn.functional import set_arrays
+from dks_jax.reporting.measurements import EpochMeans
 from dks_jax.runtime.devices import Devices
 from support.tiny_network import tiny_network
 from support.tiny_steps import NUM_CLASSES, images, initial_state, numbers, run_epoch, setting
@@ -103,6 +106,29 @@ def test_evaluation_counts_every_example_once_and_changes_nothing(x64, single):
     for name, expected in zip(("branch1", "branch2", "main"), wrong, strict=True):
         assert sum(h[f"errors/{name}"][0] for h in histories) == expected
     assert_same_bits(state, before)
+
+
+def test_evaluation_measures_calibration_and_the_mean_of_the_classifiers_as_inference_does(x64, single):
+    steps, _ = single
+    state, means = initial_state(steps, jnp.float64), EpochMeans()
+    # Far from chance, so that the confidences fill several bins and some predictions are right.
+    head = {name: 4 * value for name, value in state.params.items() if "fc" in name}
+    assert head
+    state = state._replace(params=state.params | head)
+    for chunk in steps.test_feed.chunks(0):
+        means.add(steps.evaluate(state, chunk))
+    network = tiny_network(NUM_CLASSES)
+    set_arrays(network, state.params | state.batch_stats)
+    network.eval()
+    split = images(seed=1)
+    logits = np.asarray(network((split.images.astype(jnp.float64) / 255 - 0.5) / 0.25))
+    scores = example_scores(logits[-1], split.labels)
+    assert len(set(np.ceil(15 * scores.confidences))) > 3
+    own, expected = means.result(), metrics(scores, NUM_CLASSES)
+    assert own["ece/main"] == pytest.approx(expected.ece, rel=1e-6)
+    assert own["cross_entropy/main"] == pytest.approx(expected.nll, rel=1e-6)
+    mean = np.exp(log_softmax(logits)).mean(axis=0)
+    assert own["error/mean"] == pytest.approx(100 * np.mean(np.argmax(mean, axis=-1) != split.labels))
 
 
 def test_training_stops_at_the_first_loss_that_is_not_finite():

@@ -1,0 +1,1 @@
+"""The parts of tools/summarize.py: reading runs, grouping them into rows, comparing, tables, curves."""
