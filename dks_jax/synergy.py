@@ -43,27 +43,39 @@ def bottom_up(num_classifiers: int) -> np.ndarray:
 TEACHES = {"all_pairs": all_pairs, "no_pairs": no_pairs, "top_down": top_down, "bottom_up": bottom_up}
 
 
-def teaching_matrix(teaches: str | Sequence[Sequence[float]], num_classifiers: int) -> np.ndarray:
+def teaching_matrix(
+    teaches: str | Sequence[Sequence[float]], num_classifiers: int, num_teachers: int = 0
+) -> np.ndarray:
     """The teaching matrix [teacher, student] that is given by a name in TEACHES or by its rows.
 
+    Args:
+      teaches: the name or the rows.
+      num_classifiers: number of classifiers.
+      num_teachers: number of frozen teachers, whose rows follow those of the classifiers. A name, or rows for
+        the classifiers alone, have each of them teach every classifier with the weight 1.
+
     Raises:
-      InputError: the name is unknown, or the rows are not a square matrix of non-negative weights with a row
-        for each classifier.
+      InputError: the name is unknown, or the rows are not non-negative weights for each classifier as a
+        student.
     """
+    frozen = np.ones((num_teachers, num_classifiers))
     if isinstance(teaches, str):
         if teaches not in TEACHES:
             accepted = ", ".join(TEACHES)
             raise InputError(f"`synergy.teaches` must be one of {accepted} or a matrix; got {teaches!r}.")
-        return TEACHES[teaches](num_classifiers)
+        return np.vstack([TEACHES[teaches](num_classifiers), frozen])
     try:
         matrix = np.asarray(teaches, np.float64)
     except (TypeError, ValueError):
         matrix = np.empty(0)
-    if matrix.shape != (num_classifiers, num_classifiers) or not np.all(np.isfinite(matrix) & (matrix >= 0)):
+    if matrix.shape == (num_classifiers, num_classifiers):
+        matrix = np.vstack([matrix, frozen])
+    shape = num_classifiers + num_teachers, num_classifiers
+    if matrix.shape != shape or not np.all(np.isfinite(matrix) & (matrix >= 0)):
         raise InputError(
             f"`synergy.teaches` must have a row for each of the {num_classifiers} classifiers as a teacher, "
             "with a weight of 0 or more for each of them as a student, in depth order, the main one last; "
-            f"got {teaches}."
+            f"got {teaches}{f', with {num_teachers} frozen teachers' if num_teachers else ''}."
         )
     return matrix
 
@@ -75,7 +87,8 @@ def scale_upward(teaches: np.ndarray, share: ArrayLike) -> jax.Array:
       teaches: [teacher, student], of which the entries above the diagonal are multiplied.
       share: the factor, a scalar; with 1 nothing changes.
     """
-    return jnp.where(bottom_up(len(teaches)) > 0, share * teaches, teaches)
+    upward = np.triu(np.ones(teaches.shape), 1) > 0
+    return jnp.where(upward, share * teaches, teaches)
 
 
 def synergy_loss(
@@ -106,7 +119,7 @@ def synergy_loss(
     """
     logits = _as_stack(logits)
     teaches = _as_matrix(teaches, logits.shape[0])
-    return _synergy(_pairwise_kl(logits, temperature, epsilon, weights), teaches, alpha, temperature)
+    return _synergy(_pairwise_kl(logits, None, temperature, epsilon, weights), teaches, alpha, temperature)
 
 
 def objective(
@@ -122,6 +135,7 @@ def objective(
     binary: bool = False,
     threshold: float = 0.0,
     classifier_weights: Sequence[float] = (),
+    teachers: ArrayLike | None = None,
     weights: ArrayLike | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The training loss, sum_i w_i CE(z_i, y) + synergy_loss(z, teaches), and its terms by name.
@@ -142,6 +156,9 @@ def objective(
       threshold: with `binary`, targets above it count as 1 and all others as 0, so that both classes of a
         mixed image are there; 0 leaves the targets as they are.
       classifier_weights: weight w_i of each classifier's cross-entropy; () for 1.
+      teachers: logits of frozen teachers, [teacher, batch, class], which get no gradient; None for none.
+        Their rows in `teaches` follow those of the classifiers. With one classifier this is plain
+        distillation.
 
     Returns:
       (total, terms), all scalars. terms["cross_entropy/main"] is the cross-entropy of the main classifier,
@@ -154,7 +171,8 @@ def objective(
     """
     logits = _as_stack(logits)
     num_classifiers = logits.shape[0]
-    teaches = _as_matrix(teaches, num_classifiers)
+    frozen = None if teachers is None else _as_stack(teachers)
+    teaches = _as_matrix(teaches, num_classifiers, 0 if frozen is None else len(frozen))
     names = classifier_names(num_classifiers) if names is None else tuple(names)
     if len(names) != num_classifiers:
         raise InputError(f"`names` must hold one name per classifier, {num_classifiers}; got {names}.")
@@ -167,7 +185,7 @@ def objective(
         cross_entropies = _binary_cross_entropies(logits, targets, weights)
     else:
         cross_entropies = _cross_entropies(jax.nn.log_softmax(logits), labels, label_smoothing, weights)
-    kl = _pairwise_kl(logits, temperature, epsilon, weights)
+    kl = _pairwise_kl(logits, frozen, temperature, epsilon, weights)
     weighted = cross_entropies
     if classifier_weights:
         if len(classifier_weights) != num_classifiers:
@@ -178,7 +196,7 @@ def objective(
         weighted = jnp.asarray(classifier_weights, cross_entropies.dtype) * cross_entropies
     total = jnp.sum(weighted) + _synergy(kl, teaches, alpha, temperature)
     terms = {f"cross_entropy/{name}": cross_entropies[i] for i, name in enumerate(names)}
-    for t, teacher in enumerate(names):
+    for t, teacher in enumerate([*names, *(f"teacher{i + 1}" for i in range(len(kl) - len(names)))]):
         for s, student in enumerate(names):
             if t != s:
                 terms[f"kl/{teacher}->{student}"] = kl[t, s]
@@ -200,12 +218,12 @@ def _as_stack(logits: ArrayLike) -> jax.Array:
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
 
 
-def _as_matrix(teaches: ArrayLike, num_classifiers: int) -> jax.Array:
-    teaches = jnp.asarray(teaches)
-    if teaches.shape != (num_classifiers, num_classifiers):
+def _as_matrix(teaches: ArrayLike, num_classifiers: int, num_teachers: int = 0) -> jax.Array:
+    teaches, shape = jnp.asarray(teaches), (num_classifiers + num_teachers, num_classifiers)
+    if teaches.shape != shape:
         raise InputError(
-            "`teaches` must have the shape [teacher, student] with a row and a column per classifier, "
-            f"{(num_classifiers, num_classifiers)}; got {teaches.shape}."
+            "`teaches` must have the shape [teacher, student] with a row and a column per classifier, and a "
+            f"row per frozen teacher, {shape}; got {teaches.shape}."
         )
     return teaches
 
@@ -276,21 +294,26 @@ def _binary_cross_entropies(logits: jax.Array, targets: jax.Array, weights: Arra
 
 
 def _pairwise_kl(
-    logits: jax.Array, temperature: float, epsilon: float, weights: ArrayLike | None
+    logits: jax.Array,
+    frozen: jax.Array | None,
+    temperature: float,
+    epsilon: float,
+    weights: ArrayLike | None,
 ) -> jax.Array:
-    """KL(stop_gradient(p_t) || p_s) averaged over the batch, [teacher, student].
+    """KL(stop_gradient(p_t) || p_s) averaged over the batch, [teacher, student]; frozen teachers come last.
 
     One log-softmax and one small matrix product serve all pairs, because
     KL_ts = sum_c p_t log p_t - sum_c p_t log p_s, and the first sum is the diagonal of the second.
     """
-    log_p = jax.nn.log_softmax(logits / temperature)
+    stack = logits if frozen is None else jnp.concatenate([logits, frozen.astype(logits.dtype)])
+    log_p = jax.nn.log_softmax(stack / temperature)
     p = jnp.exp(log_p)
     if epsilon:
-        p = (p + epsilon) / (1.0 + logits.shape[-1] * epsilon)
+        p = (p + epsilon) / (1.0 + stack.shape[-1] * epsilon)
         log_p = jnp.log(p)
     p_teacher = jax.lax.stop_gradient(p) * _example_weights(weights, log_p)[:, None]
     cross = _products(p_teacher, log_p)
-    return jax.lax.stop_gradient(jnp.diagonal(cross))[:, None] - cross
+    return jax.lax.stop_gradient(jnp.diagonal(cross))[:, None] - cross[:, : len(logits)]
 
 
 def _products(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -266,6 +266,12 @@ FIELDS: dict[str, Field] = {
         "teaching matrix: a name, or rows of weights [teacher, student] in depth order",
         words=(BY_METHOD, "all_pairs", "no_pairs", "top_down", "bottom_up"),
     ),
+    "synergy.teachers": Field(
+        str,
+        (),
+        "paths of trained weights that teach in training, as further rows of synergy.teaches",
+        several=True,
+    ),
     "synergy.alpha": Field(float, 1.0, "weight of the KL divergences between classifiers", 0),
     "synergy.temperature": Field(float, 1.0, "softmax temperature of the KL divergences", above=0),
     "synergy.epsilon": Field(

@@ -22,6 +22,7 @@ from dks_jax.synergy import objective, teaching_matrix
 from dks_jax.training import mixing, optimizers, training_loss
 from dks_jax.training.branch_warmup import resolve_branch_warmup
 from dks_jax.training.steps import Steps
+from dks_jax.training.teachers import Teachers, load_teachers
 from dks_jax.weights import Metadata, adopt_progress, adopt_weights, find_start, load_weights
 
 # From so many devices on the log names what batch normalisation over all of them costs.
@@ -66,7 +67,7 @@ def prepare(config: Config, *, resumed: bool, skip_unreadable: bool = False) -> 
     data.check(config.data)
     optimizers.check(config.optimizer, config.epochs)
     branches = models.resolve_branches(config.model, resolve(config).branches)
-    teaching_matrix(resolve(config).teaches, len(branches) + 1)
+    teaching_matrix(resolve(config).teaches, len(branches) + 1, len(config.synergy.teachers))
     if config.init_optimizer and not config.init_weights:
         raise InputError("`init_optimizer` must be False where `init_weights` is empty; got True.")
     init_weights = None
@@ -105,8 +106,10 @@ def prepare(config: Config, *, resumed: bool, skip_unreadable: bool = False) -> 
                     f"got {config.epochs}."
                 )
             description.append(f"going on with their momentum after {first_epoch} epochs")
+    teachers, remarks = load_teachers(config.synergy.teachers, config.data, images)
+    description += remarks
     steps, schedule = build_steps(
-        config, network, *feeds, devices=devices, num_classes=len(images.class_names)
+        config, network, *feeds, devices=devices, num_classes=len(images.class_names), teachers=teachers
     )
     metadata = _metadata(config, images, branches)
     return Experiment(config, images, steps, schedule, metadata, first_epoch, momentum, description)
@@ -150,6 +153,7 @@ def build_steps(
     *,
     devices: Devices,
     num_classes: int = 0,
+    teachers: Teachers | None = None,
 ) -> tuple[Steps, optimizers.Schedule]:
     """The compiled steps of a network and the schedule of the learning rate, as a config describes them.
 
@@ -157,6 +161,7 @@ def build_steps(
       network: network of the config, or one of your own.
       train_feed, test_feed, devices: see `Steps`.
       num_classes: number of classes of the labels, where a section `mixing` that mixes needs it.
+      teachers: frozen teachers, as many as `config.synergy.teachers` names.
 
     Raises:
       InputError: a field of `config.synergy` is wrong or does not fit the classifiers of the network.
@@ -164,7 +169,8 @@ def build_steps(
     optimizer, schedule = optimizers.from_config(config.optimizer, config.epochs, train_feed.steps_per_epoch)
     config = resolve_branch_warmup(config)
     synergy = config.synergy
-    teaches = teaching_matrix(resolve(config).teaches, len(network.names))
+    count = len(network.names)
+    teaches = teaching_matrix(resolve(config).teaches, count, len(config.synergy.teachers))
     if len(config.loss.classifier_weights) not in (0, len(network.names)):
         raise InputError(
             f"`loss.classifier_weights` must be () or hold a number for each of the {len(network.names)} "
@@ -172,7 +178,8 @@ def build_steps(
         )
     loss = partial(
         objective,
-        teaches=teaches,
+        # Frozen teachers teach in training alone.
+        teaches=teaches[:count],
         names=network.names,
         alpha=synergy.alpha,
         temperature=synergy.temperature,
@@ -189,6 +196,7 @@ def build_steps(
         remat=config.remat,
         statistics=config.norm_statistics,
         mix=mixing.from_config(config.mixing, num_classes),
+        teachers=teachers,
         loss_schedule=training_loss.schedule(config, teaches, train_feed.steps_per_epoch),
     )
     return steps, schedule

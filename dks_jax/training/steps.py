@@ -6,10 +6,10 @@ does not depend on the number of devices.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from dks_jax.runtime.devices import Devices
 from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import DeeplySupervised
 from dks_jax.training import optimizers
+from dks_jax.training.teachers import Teachers
 
 # (logits [classifier, batch, class], targets, weights=[batch]) -> total, or (total, terms by name), all
 # scalars; the targets are labels [batch] or probabilities [batch, class].
@@ -98,6 +99,7 @@ class Steps:
       mix: transformation of each training batch before the network; None for none.
       loss_schedule: function from the step to keyword arguments that `loss` takes in training alone, in place
         of those that are bound; None for none.
+      teachers: frozen networks, whose logits `loss` takes as `teachers` in training; None for none.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Steps:
         statistics: str = "auto",
         mix: Mix | None = None,
         loss_schedule: LossSchedule | None = None,
+        teachers: Teachers | None = None,
     ):
         self.train_feed = train_feed
         # Without a feed of held-out images only `evaluate` fails.
@@ -127,6 +130,9 @@ class Steps:
         self._seed = seed
         self._devices = devices
         self._mix = mix
+        self._teachers = teachers
+        # Arguments of the compiled step, which would otherwise hold them as constants.
+        self._teacher_arrays = devices.replicate(teachers.arrays) if teachers else []
         compiled = partial(jax.jit, static_argnames="batch_size")
         options = devices.compiler_options
         keep = KEEP_BARRIERS if remat and devices.on_cpu else {}
@@ -160,7 +166,11 @@ class Steps:
     def train_async(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, Fetch]:
         """Starts what `train` does, and returns without waiting for the devices."""
         state, measured = self._train(
-            state, chunk.arrays, chunk.first, chunk.num_batches, batch_size=chunk.batch_size
+            state,
+            (chunk.arrays, self._teacher_arrays),
+            chunk.first,
+            chunk.num_batches,
+            batch_size=chunk.batch_size,
         )
         return state, partial(self._fetch, measured, chunk.batch_size)
 
@@ -187,13 +197,21 @@ class Steps:
     def lower(self, state: TrainState, chunk: Chunk) -> jax.stages.Lowered:
         """The lowered training step of a chunk, for inspection or to be compiled for other devices."""
         return self._train.lower(
-            state, chunk.arrays, chunk.first, chunk.num_batches, batch_size=chunk.batch_size
+            state,
+            (chunk.arrays, self._teacher_arrays),
+            chunk.first,
+            chunk.num_batches,
+            batch_size=chunk.batch_size,
         )
 
-    def _train_chunk(self, state, arrays, first, count, *, batch_size):
+    def _train_chunk(self, state, given, first, count, *, batch_size):
+        arrays, teacher_arrays = given
+
         def step(state, index):
             with forms(self._devices.form):
-                return self._train_step(state, self.train_feed.batch(arrays, index, batch_size))
+                return self._train_step(
+                    state, self.train_feed.batch(arrays, index, batch_size), teacher_arrays
+                )
 
         # Traced once for both its shapes and its operations, which become those of the loop's body.
         step = jax.jit(step, inline=True)
@@ -215,11 +233,15 @@ class Steps:
         state, _, measured, _ = carry
         return jax.lax.with_sharding_constraint((state, measured), self._devices.replicated)
 
-    def _train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Arrays]:
+    def _train_step(
+        self, state: TrainState, batch: Batch, teacher_arrays: Sequence[Any]
+    ) -> tuple[TrainState, Arrays]:
         key = jax.random.fold_in(jax.random.key(self._seed), state.step)
         if self._mix:
             batch = self._mix(batch, jax.random.fold_in(key, MIXING_STREAM))
         arguments = self._loss_schedule(state.step) if self._loss_schedule else {}
+        if self._teachers:
+            arguments["teachers"] = self._teachers.logits(teacher_arrays, batch.images)
 
         def loss(params):
             logits, batch_stats = self._network.train(params, state.batch_stats, batch.images, key)

@@ -19,7 +19,7 @@ def schedule(config: Config, teaches: np.ndarray, steps_per_epoch: int) -> LossS
 
     Args:
       config: a config with numbers in `synergy.branch_warmup`.
-      teaches: the teaching matrix, [teacher, student].
+      teaches: the teaching matrix, [teacher, student], with the rows of frozen teachers.
       steps_per_epoch: number of steps in an epoch.
     """
     synergy, loss = config.synergy, config.loss
@@ -33,6 +33,8 @@ def schedule(config: Config, teaches: np.ndarray, steps_per_epoch: int) -> LossS
     hold, rise = synergy.branch_warmup
     warmup = teaching_schedule(teaches, hold, rise, steps_per_epoch)
     alpha_steps = float(int(synergy.alpha_warmup * steps_per_epoch))
+    if len(teaches) > teaches.shape[1]:
+        fixed["teaches"] = teaches
     if not (fixed or warmup or alpha_steps or synergy.random_pairs):
         return None
 
@@ -43,7 +45,7 @@ def schedule(config: Config, teaches: np.ndarray, steps_per_epoch: int) -> LossS
         if synergy.random_pairs:
             key = jax.random.fold_in(jax.random.key(config.seed), step)
             key = jax.random.fold_in(key, PAIRS_STREAM)
-            arguments["teaches"] = leave_out_pairs(arguments.get("teaches", jnp.asarray(teaches)), key)
+            arguments["teaches"] = leave_out_pairs(jnp.asarray(arguments.get("teaches", teaches)), key)
         return arguments
 
     return at
@@ -56,10 +58,10 @@ def leave_out_pairs(teaches: jax.Array, key: jax.Array) -> jax.Array:
     the code of Dynamic Hierarchical Mimicking, github.com/d-li14/DHM.
 
     Args:
-      teaches: [teacher, student].
+      teaches: [teacher, student]; frozen teachers, whose rows come last, are not left out.
       key: PRNG key of the step.
     """
-    count = len(teaches)
+    count = teaches.shape[1]
     pairs = count * (count - 1)
     drawn = jax.random.randint(key, (pairs,), 0, pairs)
     left_out = jnp.zeros(pairs, bool).at[drawn].set(True)
