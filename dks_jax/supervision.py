@@ -1,6 +1,6 @@
 """A backbone with auxiliary classifiers on its intermediate stages."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -141,6 +141,28 @@ def require_forks(forks: Sequence[int], num_stages: int) -> None:
         raise InputError(
             f"`branches` must be in depth order, shallowest fork first; got forks after stages {forks}."
         )
+
+
+def distances_from_head(network: DeeplySupervised, names: Iterable[str]) -> dict[str, int]:
+    """How far arrays lie before the head, by name: 0 in a head, 1 in the last stage, most in the stem.
+
+    A stage of a branch is as far as the stage of the backbone that it stands beside, or as the last one where
+    the branch is the deeper of the two. All heads are at 0.
+
+    Args:
+      network: the network.
+      names: names of its arrays, as of `nn.get_params`.
+    """
+
+    def distance(name: str) -> int:
+        first, parts = 0, name.split(".")
+        if parts[0] == "branches":
+            first, parts = network.branches[int(parts[1])].after + 1, parts[2:]
+        if parts[0] == "stem":
+            return len(network.stages) + 1
+        return max(len(network.stages) - first - int(parts[1]), 1) if parts[0] == "stages" else 0
+
+    return {name: distance(name) for name in names}
 
 
 def backbone_only(arrays: Mapping[str, T]) -> dict[str, T]:

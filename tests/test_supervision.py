@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 from dks_jax import Branch, DeeplySupervised, InputError
-from dks_jax.nn.functional import Functional, set_arrays
-from dks_jax.supervision import backbone_only
+from dks_jax.nn.functional import Functional, get_params, set_arrays
+from dks_jax.supervision import backbone_only, distances_from_head
 from support.networks import wide_resnet
 
 
@@ -38,6 +38,25 @@ def test_logits_come_in_depth_order_with_the_main_classifier_last():
     branches = [Branch(0, [], Scale(2)), Branch(0, [], Scale(3))]
     network = DeeplySupervised(Scale(1), [Scale(1)], Scale(1), branches)
     assert network(jnp.ones((1, 1)))[:, 0, 0].tolist() == [2, 3, 1]
+
+
+def test_the_distance_from_the_head_counts_stages_and_that_of_a_branch_those_beside_it():
+    # Branch 1 is as deep as the backbone; branch 2 forks after its last stage and has two more.
+    branches = [Branch(0, [Scale(1), Scale(1)], Scale(1)), Branch(2, [Scale(1), Scale(1)], Scale(1))]
+    network = DeeplySupervised(Scale(1), [Scale(1), Scale(1), Scale(1)], Scale(1), branches)
+    assert distances_from_head(network, get_params(network)) == {
+        "stem.factor": 4,
+        "stages.0.factor": 3,
+        "stages.1.factor": 2,
+        "stages.2.factor": 1,
+        "head.factor": 0,
+        "branches.0.stages.0.factor": 2,
+        "branches.0.stages.1.factor": 1,
+        "branches.0.head.factor": 0,
+        "branches.1.stages.0.factor": 1,
+        "branches.1.stages.1.factor": 1,
+        "branches.1.head.factor": 0,
+    }
 
 
 @pytest.mark.parametrize("after", [-1, 1])

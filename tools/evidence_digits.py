@@ -27,7 +27,7 @@ from dks_jax.nn import Functional
 from dks_jax.runtime.files import atomic_write, require_writable
 from dks_jax.supervision import Branch, DeeplySupervised
 from dks_jax.synergy import TEACHES, objective
-from dks_jax.training import optimizers
+from dks_jax.training import optimizers, schedules
 
 # Name of the teaching matrix and label smoothing; the first two have no branches.
 ARMS = {
@@ -155,7 +155,7 @@ def _step(
     """A step of all seeds, from (state, images [seed, ...], labels [seed, batch]), and the first state."""
     name, smoothing = ARMS[arm]
     teaches = TEACHES[name](3) if name else np.zeros((1, 1))
-    schedule = optimizers.cosine_schedule(RATE, 0.0, epochs, steps_per_epoch)
+    schedule = schedules.cosine_schedule(RATE, 0.0, epochs, steps_per_epoch)
     optimizer = optimizers.sgd(schedule, momentum=MOMENTUM, weight_decay=DECAY)
 
     def loss(params, images, labels):

@@ -85,6 +85,13 @@ FIELDS: dict[str, Field] = {
         words=(AUTO, "one_pass", "two_pass"),
         before="two_pass",
     ),
+    "ema_decay": Field(
+        float,
+        0.0,
+        "decay of the moving average of weights and statistics that is evaluated and saved; 0: none",
+        0,
+        below=1,
+    ),
     "checkpoint_every_epochs": Field(int, 1, "epochs between checkpoints", 1, COUNT_LIMIT),
     "checkpoint_every_minutes": Field(
         float, 10.0, "minutes after which a checkpoint is due within an epoch; 0: never", 0
@@ -287,10 +294,16 @@ FIELDS: dict[str, Field] = {
         several=True,
         before=(0, 0),
     ),
-    "optimizer.schedule": Field(
-        str, "cosine", "schedule of the learning rate over the epochs", words=("step", "cosine")
+    "optimizer.name": Field(
+        str, "sgd", "rule by which gradients change the weights", words=("sgd", "adamw", "lamb")
     ),
-    "optimizer.learning_rate": Field(float, 0.1, "learning rate after warm-up, before any decay", 0),
+    "optimizer.schedule": Field(
+        str,
+        "cosine",
+        "schedule of the learning rate over the epochs",
+        words=("step", "cosine", "one_cycle"),
+    ),
+    "optimizer.learning_rate": Field(float, 0.1, "largest learning rate: after warm-up, before any decay", 0),
     "optimizer.warmup_epochs": Field(float, 0.0, "epochs of linear warm-up of the learning rate", 0),
     "optimizer.drop_epochs": Field(
         int,
@@ -307,8 +320,34 @@ FIELDS: dict[str, Field] = {
         bool, False, "whether to reset the momentum at each of drop_epochs"
     ),
     "optimizer.momentum": Field(float, 0.9, "momentum of SGD; 0: none", 0, below=1),
+    "optimizer.nesterov": Field(bool, False, "whether SGD steps by Nesterov's modification of the momentum"),
+    "optimizer.betas": Field(
+        float,
+        (0.9, 0.999),
+        "decays of the means of the gradient and of its square; adamw and lamb only",
+        0,
+        below=1,
+        several=True,
+    ),
+    "optimizer.eps": Field(
+        float,
+        AUTO,
+        "number added to the root of the mean square; auto: 1e-8 for adamw, 1e-6 for lamb",
+        above=0,
+        words=(AUTO,),
+    ),
     "optimizer.weight_decay": Field(
-        float, 5e-4, "coefficient of the weight decay, coupled with the gradient", 0
+        float,
+        5e-4,
+        "coefficient of the weight decay; of sgd added to the gradient, else to the update",
+        0,
+    ),
+    "optimizer.layer_decay": Field(
+        float,
+        1.0,
+        "factor of the learning rate from each stage to the one before it, the heads at 1; 1: none",
+        above=0,
+        maximum=1,
     ),
     "optimizer.clip_norm": Field(
         float, 0.0, "largest norm of the gradient over all parameters; 0: no clipping", 0

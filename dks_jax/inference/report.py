@@ -132,10 +132,10 @@ def _origin(metadata: Metadata) -> str:
 
 
 def _network_warnings(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
-    """Warns if the config describes another network, apart from dropout, which acts in training only."""
+    """Warns if the config describes another network, apart from what acts in training only."""
+    left_out = {"branches", "dropout", *models.regularisation.ARGUMENTS}
     own, evaluated = (
-        {name: value for name, value in model.items() if name not in ("branches", "dropout")}
-        for model in (here, there)
+        {name: value for name, value in model.items() if name not in left_out} for model in (here, there)
     )
     if own == evaluated:
         return []

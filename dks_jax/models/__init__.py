@@ -8,7 +8,7 @@ from flax import nnx
 
 from dks_jax import config
 from dks_jax.config import PUBLISHED, Config, Field
-from dks_jax.models import resnet, wide_resnet
+from dks_jax.models import regularisation, resnet, wide_resnet
 from dks_jax.models.family import Backbone, Family, Layers, Network, Preprocessing, TorchFormat, assemble
 from dks_jax.nn.functional import get_arrays
 from dks_jax.runtime.errors import InputError
@@ -98,10 +98,19 @@ def check(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe(model: Mapping[str, Any]) -> str:
-    """The name of a network with its arguments, e.g. "wide_resnet (depth 28, dropout 0.0, width 10)"."""
+    """The name of a network with its arguments, e.g. "wide_resnet (depth 28, dropout 0.0, width 10)".
+
+    Regularisation that is off is left out.
+    """
     # Sorted like the fields of a ConfigDict, so that a config and its weights read the same.
-    own = ", ".join(f"{field} {value}" for field, value in sorted(model.items()) if field not in COMMON)
+    own = ", ".join(
+        f"{field} {value}" for field, value in sorted(model.items()) if _is_described(field, value)
+    )
     return f"{model['name']} ({own})" if own else model["name"]
+
+
+def _is_described(field: str, value: Any) -> bool:
+    return field not in COMMON and (field not in regularisation.ARGUMENTS or value != 0)
 
 
 def resolve_branches(model: Mapping[str, Any], branches: Any) -> tuple[BranchSpec, ...]:

@@ -31,6 +31,7 @@ from dks_jax.models.family import (
     count_channels,
     count_classes,
 )
+from dks_jax.models.regularisation import ARGUMENTS, Regularisation, Transform, identity
 from dks_jax.nn.layers import BatchNorm, Conv, Linear, Stage, max_pool
 from dks_jax.supervision import BranchSpec
 
@@ -89,19 +90,23 @@ class Residual(nnx.Module):
 
     expansion: int
 
-    def __init__(self, in_channels: int, width: int, stride: int, layers: Layers):
+    def __init__(
+        self, in_channels: int, width: int, stride: int, layers: Layers, drop_path: Transform = identity
+    ):
         out_channels = width * self.expansion
         changes_shape = stride != 1 or in_channels != out_channels
         self.downsample = nnx.data(
             Downsample(in_channels, out_channels, stride, layers) if changes_shape else None
         )
+        self.drop_path = drop_path
 
     def residual(self, x: jax.Array) -> jax.Array:
         """Computes the term that is added to the shortcut."""
         raise NotImplementedError
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nnx.relu(self.residual(x) + (x if self.downsample is None else self.downsample(x)))
+        residual = self.drop_path(self.residual(x))
+        return nnx.relu(residual + (x if self.downsample is None else self.downsample(x)))
 
 
 class BasicBlock(Residual):
@@ -109,8 +114,10 @@ class BasicBlock(Residual):
 
     expansion = 1
 
-    def __init__(self, in_channels: int, width: int, stride: int, layers: Layers):
-        super().__init__(in_channels, width, stride, layers)
+    def __init__(
+        self, in_channels: int, width: int, stride: int, layers: Layers, drop_path: Transform = identity
+    ):
+        super().__init__(in_channels, width, stride, layers, drop_path)
         self.conv1 = layers.conv(in_channels, width, 3, stride)
         self.bn1 = layers.norm(width)
         self.conv2 = layers.conv(width, width, 3)
@@ -125,8 +132,10 @@ class Bottleneck(Residual):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, width: int, stride: int, layers: Layers):
-        super().__init__(in_channels, width, stride, layers)
+    def __init__(
+        self, in_channels: int, width: int, stride: int, layers: Layers, drop_path: Transform = identity
+    ):
+        super().__init__(in_channels, width, stride, layers, drop_path)
         self.conv1 = layers.conv(in_channels, width, 1)
         self.bn1 = layers.norm(width)
         self.conv2 = layers.conv(width, width, 3, stride)
@@ -143,38 +152,58 @@ class Bottleneck(Residual):
 class Head(nnx.Module):
     """Global average pool and linear layer, from features [batch, height, width, channel] to logits."""
 
-    def __init__(self, num_channels: int, num_classes: int, *, rngs: nnx.Rngs):
+    def __init__(self, num_channels: int, num_classes: int, *, dropout: Transform = identity, rngs: nnx.Rngs):
+        self.dropout = dropout
         self.fc = Linear(num_channels, num_classes, uniform=True, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.fc(x.mean(axis=(1, 2)))
+        return self.fc(self.dropout(x.mean(axis=(1, 2))))
 
 
 def backbone(
-    recipe: Recipe, *, num_classes: int, channels: int, norm_groups: int, rngs: nnx.Rngs
+    recipe: Recipe,
+    *,
+    drop_path: float,
+    head_dropout: float,
+    num_classes: int,
+    channels: int,
+    norm_groups: int,
+    rngs: nnx.Rngs,
 ) -> Backbone:
-    """The ResNet of a recipe, for images of at least 32 x 32 pixels; it was published for 224 x 224."""
+    """The ResNet of a recipe, for images of at least 32 x 32 pixels; it was published for 224 x 224.
+
+    Args:
+      drop_path, head_dropout: see `models.regularisation`.
+      num_classes, channels, norm_groups: see `models.build`.
+      rngs: source of the initial values and of the dropouts.
+    """
     layers = Layers(
         partial(Conv, fan_out=True, rngs=rngs),
         partial(BatchNorm, norm_groups=norm_groups, unit_scale=True, rngs=rngs),
     )
     kind = Bottleneck if recipe.bottleneck else BasicBlock
     block = partial(kind, layers=layers)
+    regularisation = Regularisation(drop_path, head_dropout, recipe.backbone, rngs)
 
     def stage(index: int, in_channels: int, num_blocks: int, width: int) -> Part:
-        first, out_channels = block(in_channels, width, 2 if 0 < index < 4 else 1), width * kind.expansion
-        return Stage([first, *(block(out_channels, width, 1) for _ in range(num_blocks - 1))]), out_channels
+        out_channels = width * kind.expansion
+        first, *others = regularisation.drop_paths(index, num_blocks)
+        made = [block(in_channels, width, 2 if 0 < index < 4 else 1, drop_path=first)]
+        made += [block(out_channels, width, 1, drop_path=drop) for drop in others]
+        return Stage(made), out_channels
 
     return Backbone(
         blocks=recipe.backbone,
         widths=WIDTHS,
         stem=lambda: (Stem(channels, layers), 64),
         stage=stage,
-        head=lambda in_channels: Head(in_channels, num_classes, rngs=rngs),
+        head=lambda in_channels: Head(
+            in_channels, num_classes, dropout=regularisation.before_fc(), rngs=rngs
+        ),
     )
 
 
-def branches(recipe: Recipe) -> tuple[BranchSpec, ...]:
+def branches(recipe: Recipe, **_) -> tuple[BranchSpec, ...]:
     """The branches of the code released with DHM, which are also those of DKS."""
     return BranchSpec(1, recipe.early, WIDTHS[2:]), BranchSpec(2, recipe.late, (2 * WIDTHS[3],))
 
@@ -225,6 +254,7 @@ NETWORKS = {
     f"resnet{depth}": Family(
         partial(backbone, recipe),
         partial(branches, recipe),
+        arguments=ARGUMENTS,
         torch=TORCH,
     )
     for depth, recipe in RECIPES.items()

@@ -30,6 +30,7 @@ from dks_jax.models.family import (
     count_channels,
     count_classes,
 )
+from dks_jax.models.regularisation import ARGUMENTS, Regularisation, Transform, identity
 from dks_jax.nn.layers import BatchNorm, Conv, Linear, Stage
 from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import BranchSpec
@@ -50,6 +51,8 @@ class Block(nnx.Module):
         stride: int,
         layers: Layers,
         dropout: Callable[[], Any],
+        *,
+        drop_path: Transform = identity,
     ):
         self.bn0 = layers.norm(in_channels)
         self.conv0 = layers.conv(in_channels, out_channels, 3, stride)
@@ -58,24 +61,33 @@ class Block(nnx.Module):
         self.conv1 = layers.conv(out_channels, out_channels, 3)
         changes_shape = stride != 1 or in_channels != out_channels
         self.convdim = nnx.data(layers.conv(in_channels, out_channels, 1, stride) if changes_shape else None)
+        self.drop_path = drop_path
 
     def __call__(self, x: jax.Array) -> jax.Array:
         o1 = nnx.relu(self.bn0(x))
         o2 = self.dropout(nnx.relu(self.bn1(self.conv0(o1))))
         # As in the released code, a 1x1 shortcut takes the pre-activated input, and the identity the raw one.
         shortcut = x if self.convdim is None else self.convdim(o1)
-        return self.conv1(o2) + shortcut
+        return self.drop_path(self.conv1(o2)) + shortcut
 
 
 class Head(nnx.Module):
     """BN, ReLU, global average pool and linear layer; features [batch, height, width, channel] to logits."""
 
-    def __init__(self, num_channels: int, num_classes: int, layers: Layers, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        num_channels: int,
+        num_classes: int,
+        layers: Layers,
+        rngs: nnx.Rngs,
+        dropout: Transform = identity,
+    ):
         self.bn = layers.norm(num_channels)
+        self.dropout = dropout
         self.fc = Linear(num_channels, num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.fc(nnx.relu(self.bn(x)).mean(axis=(1, 2)))
+        return self.fc(self.dropout(nnx.relu(self.bn(x)).mean(axis=(1, 2))))
 
 
 def check(depth: int, **_) -> None:
@@ -91,6 +103,8 @@ def backbone(
     depth: int,
     width: int,
     dropout: float,
+    drop_path: float,
+    head_dropout: float,
     num_classes: int,
     channels: int,
     norm_groups: int,
@@ -102,6 +116,7 @@ def backbone(
       depth: number of layers, 6n + 4.
       width: widening factor.
       dropout: dropout rate before the second convolution of every block, active in training only.
+      drop_path, head_dropout: see `models.regularisation`.
       num_classes, channels, norm_groups: see `models.build`.
       rngs: source of the initial values and of dropout.
     """
@@ -109,18 +124,21 @@ def backbone(
         partial(Conv, rngs=rngs),
         partial(BatchNorm, norm_groups=norm_groups, rngs=rngs),
     )
+    blocks = ((depth - 4) // 6,) * 3
     block = partial(Block, layers=layers, dropout=partial(nnx.Dropout, dropout, rngs=rngs))
+    regularisation = Regularisation(drop_path, head_dropout, blocks, rngs)
 
     def stage(index: int, in_channels: int, num_blocks: int, width: int) -> Part:
-        first = block(in_channels, width, 2 if 0 < index < 3 else 1)
-        return Stage([first, *(block(width, width, 1) for _ in range(num_blocks - 1))]), width
+        first, *others = regularisation.drop_paths(index, num_blocks)
+        made = [block(in_channels, width, 2 if 0 < index < 3 else 1, drop_path=first)]
+        return Stage([*made, *(block(width, width, 1, drop_path=drop) for drop in others)]), width
 
     return Backbone(
-        blocks=((depth - 4) // 6,) * 3,
+        blocks=blocks,
         widths=(16 * width, 32 * width, 64 * width),
         stem=lambda: (layers.conv(channels, 16, 3), 16),
         stage=stage,
-        head=lambda in_channels: Head(in_channels, num_classes, layers, rngs),
+        head=lambda in_channels: Head(in_channels, num_classes, layers, rngs, regularisation.before_fc()),
     )
 
 
@@ -187,6 +205,7 @@ NETWORKS = {
             "dropout": Field(
                 float, 0.0, "dropout rate before the second convolution of every block", 0, below=1
             ),
+            **ARGUMENTS,
         },
         check=check,
         torch=TORCH,

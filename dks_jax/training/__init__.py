@@ -8,16 +8,20 @@ that names it; docs/own_model.md shows both.
 from dks_jax.training.branch_warmup import resolve_branch_warmup
 from dks_jax.training.experiment import Experiment, build_network, build_steps, prepare
 from dks_jax.training.loop import train
-from dks_jax.training.optimizers import cosine_schedule, sgd, step_schedule
+from dks_jax.training.optimizers import adamw, lamb, sgd
+from dks_jax.training.schedules import cosine_schedule, one_cycle_schedule, step_schedule
 from dks_jax.training.steps import Steps, TrainState
 
 __all__ = [
     "Experiment",
     "Steps",
     "TrainState",
+    "adamw",
     "build_network",
     "build_steps",
     "cosine_schedule",
+    "lamb",
+    "one_cycle_schedule",
     "prepare",
     "resolve_branch_warmup",
     "sgd",

@@ -17,9 +17,9 @@ from dks_jax.nn.precision import DTYPES
 from dks_jax.runtime import output
 from dks_jax.runtime.devices import Devices
 from dks_jax.runtime.errors import InputError
-from dks_jax.supervision import BranchSpec, DeeplySupervised
+from dks_jax.supervision import BranchSpec, DeeplySupervised, distances_from_head
 from dks_jax.synergy import objective, teaching_matrix
-from dks_jax.training import mixing, optimizers, training_loss
+from dks_jax.training import mixing, optimizers, schedules, training_loss
 from dks_jax.training.branch_warmup import resolve_branch_warmup
 from dks_jax.training.steps import Steps
 from dks_jax.training.teachers import Teachers, load_teachers
@@ -45,7 +45,7 @@ class Experiment(NamedTuple):
     config: Config
     images: ImageData
     steps: Steps
-    schedule: optimizers.Schedule
+    schedule: schedules.Schedule
     metadata: Metadata
     first_epoch: int
     momentum: Arrays | None
@@ -70,10 +70,15 @@ def prepare(config: Config, *, resumed: bool, skip_unreadable: bool = False) -> 
     teaching_matrix(resolve(config).teaches, len(branches) + 1, len(config.synergy.teachers))
     if config.init_optimizer and not config.init_weights:
         raise InputError("`init_optimizer` must be False where `init_weights` is empty; got True.")
+    if config.init_optimizer and config.optimizer.name != "sgd":
+        raise InputError(
+            f"`init_optimizer` must be False where `optimizer.name` is {config.optimizer.name}, since the "
+            "momentum of sgd alone is taken over; got True."
+        )
     init_weights = None
     if config.init_weights and not resumed:
         init_weights = find_start(Path(config.init_weights), optimizer=config.init_optimizer)
-    weights = load_weights(init_weights) if init_weights else None
+    weights = load_weights(init_weights, live=config.init_optimizer) if init_weights else None
     config = resolve_branch_warmup(config, weights.metadata.branches if weights else None)
     devices = Devices(deterministic=config.deterministic)
     if config.norm_statistics == AUTO:
@@ -154,7 +159,7 @@ def build_steps(
     devices: Devices,
     num_classes: int = 0,
     teachers: Teachers | None = None,
-) -> tuple[Steps, optimizers.Schedule]:
+) -> tuple[Steps, schedules.Schedule]:
     """The compiled steps of a network and the schedule of the learning rate, as a config describes them.
 
     Args:
@@ -166,7 +171,10 @@ def build_steps(
     Raises:
       InputError: a field of `config.synergy` is wrong or does not fit the classifiers of the network.
     """
-    optimizer, schedule = optimizers.from_config(config.optimizer, config.epochs, train_feed.steps_per_epoch)
+    distances = distances_from_head(network, get_params(network))
+    optimizer, schedule = optimizers.from_config(
+        config.optimizer, config.epochs, train_feed.steps_per_epoch, distances
+    )
     config = resolve_branch_warmup(config)
     synergy = config.synergy
     count = len(network.names)
@@ -197,6 +205,7 @@ def build_steps(
         statistics=config.norm_statistics,
         mix=mixing.from_config(config.mixing, num_classes),
         teachers=teachers,
+        ema_decay=config.ema_decay,
         loss_schedule=training_loss.schedule(config, teaches, train_feed.steps_per_epoch),
     )
     return steps, schedule

@@ -15,12 +15,12 @@ from dks_jax.reporting.metrics_log import MetricsLog, Record, records_until
 from dks_jax.reporting.progress import Progress
 from dks_jax.runtime import hosts, output
 from dks_jax.runtime.signals import Interrupted, StopSignals
-from dks_jax.training import optimizers, workdir
+from dks_jax.training import schedules, workdir
 from dks_jax.training.calls import Calls
 from dks_jax.training.checkpoints import Checkpoints, has_checkpoint
 from dks_jax.training.consensus import StopConsensus
 from dks_jax.training.experiment import Experiment, prepare
-from dks_jax.training.steps import TrainState
+from dks_jax.training.state import Average, AveragedState, State, to_use
 from dks_jax.weights import Weights, save_weights
 
 # Drawing the curves takes a third of a second, so it is not done after every epoch.
@@ -160,7 +160,7 @@ class Run:
         self._log.add(test_record)
         self._progress.end_epoch(train_record, test_record)
         if test_record["error"] < min(tests, default=math.inf):
-            self._save_weights("best_weights", test_record)
+            self._save_weights("best_weights", to_use(self._state), test_record)
         if time.perf_counter() - self._drawn > SECONDS_BETWEEN_DRAWINGS:
             self._draw(self._log)
 
@@ -176,7 +176,10 @@ class Run:
         if not self._log:
             return
         if not self._found_finished or not (self._folder / "weights").exists():
-            self._save_weights("weights", self._log.records[-1] if self._log.records else {})
+            last = self._log.records[-1] if self._log.records else {}
+            if isinstance(self._state, AveragedState):
+                self._save_weights("raw_weights", self._state, {"epoch": last.get("epoch")})
+            self._save_weights("weights", to_use(self._state), last)
         self._draw(self._log)
         # To train for more epochs the last one is enough.
         self._checkpoints.keep(1)
@@ -191,7 +194,7 @@ class Run:
     def _step(self) -> int:
         return self.position.epoch * self._steps_per_epoch + self.position.batch
 
-    def _restore(self) -> tuple[TrainState, Position, list[str]]:
+    def _restore(self) -> tuple[State, Position, list[str]]:
         """The state and the position of the last checkpoint or of a fresh run, and remarks for the log."""
         first_epoch = self._experiment.first_epoch
         fresh = self._steps.initial_state(first_epoch * self._steps_per_epoch, self._experiment.momentum)
@@ -205,11 +208,11 @@ class Run:
             done += f" and {position.batch} of {self._steps_per_epoch} steps"
         return state, position, [*complaints, f"going on after {done}"]
 
-    def _schedule_before(self, changes: workdir.Changes) -> optimizers.Schedule:
+    def _schedule_before(self, changes: workdir.Changes) -> schedules.Schedule:
         """The learning rate as the config had it before it changed."""
         before = {name: tuple(old) if isinstance(old, list) else old for name, (old, _) in changes.items()}
         earlier = complete(flatten(self._config) | before, {}, models.arguments)
-        return optimizers.from_config(earlier.optimizer, earlier.epochs, self._steps_per_epoch)[1]
+        return schedules.from_config(earlier.optimizer, earlier.epochs, self._steps_per_epoch)
 
     def _explain(self, changes: workdir.Changes) -> list[str]:
         """Lines about what has changed in the config since the last start, and what the rate is by it."""
@@ -266,11 +269,11 @@ class Run:
         self._checkpoints.save(self._step, self._state, self.position._asdict())
         self._saved = time.perf_counter()
 
-    def _save_weights(self, name: str, test_record: Record) -> None:
+    def _save_weights(self, name: str, network: Average | State, test_record: Record) -> None:
         metadata = self._experiment.metadata.replace(
             epoch=test_record.get("epoch"), test_error=test_record.get("error")
         )
-        save_weights(self._folder / name, Weights(self._state.params, self._state.batch_stats, metadata))
+        save_weights(self._folder / name, Weights(network.params, network.batch_stats, metadata))
 
     def _draw(self, log: MetricsLog) -> None:
         if log.records:

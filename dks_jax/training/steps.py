@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from dks_jax.runtime.devices import Devices
 from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import DeeplySupervised
 from dks_jax.training import optimizers
+from dks_jax.training.state import AveragedState, State, TrainState, to_use, update_average, with_average
 from dks_jax.training.teachers import Teachers
 
 # (logits [classifier, batch, class], targets, weights=[batch]) -> total, or (total, terms by name), all
@@ -41,15 +42,6 @@ Fetch: TypeAlias = Callable[[], History]
 MIXING_STREAM = 2**31 - 1
 # The number of a batch, for tracing.
 INDEX = jax.ShapeDtypeStruct((), jnp.int32)
-
-
-class TrainState(NamedTuple):
-    """The complete state of training, as a plain pytree."""
-
-    step: jax.Array
-    params: Arrays
-    batch_stats: Arrays
-    opt_state: optax.OptState
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["names"])
@@ -97,6 +89,9 @@ class Steps:
       remat: whether the backward pass recomputes activations; see `nn.layers.Stage`.
       statistics: how batch normalisation computes its statistics; see `nn.layers.BatchNorm`.
       mix: transformation of each training batch before the network; None for none.
+      ema_decay: decay of the moving average of the network's arrays, which is then evaluated in their place;
+        0 for none. See `state.update_average`. The average teaches nobody: in the loss the classifiers of
+        the network itself are the teachers.
       loss_schedule: function from the step to keyword arguments that `loss` takes in training alone, in place
         of those that are bound; None for none.
       teachers: frozen networks, whose logits `loss` takes as `teachers` in training; None for none.
@@ -115,6 +110,7 @@ class Steps:
         remat: bool = False,
         statistics: str = "auto",
         mix: Mix | None = None,
+        ema_decay: float = 0.0,
         loss_schedule: LossSchedule | None = None,
         teachers: Teachers | None = None,
     ):
@@ -133,13 +129,14 @@ class Steps:
         self._teachers = teachers
         # Arguments of the compiled step, which would otherwise hold them as constants.
         self._teacher_arrays = devices.replicate(teachers.arrays) if teachers else []
+        self._ema_decay = ema_decay
         compiled = partial(jax.jit, static_argnames="batch_size")
         options = devices.compiler_options
         keep = KEEP_BARRIERS if remat and devices.on_cpu else {}
         self._train = compiled(self._train_chunk, donate_argnums=0, compiler_options=options | keep)
         self._evaluate = compiled(self._evaluate_chunk, compiler_options=options)
 
-    def initial_state(self, step: int = 0, momentum: Arrays | None = None) -> TrainState:
+    def initial_state(self, step: int = 0, momentum: Arrays | None = None) -> State:
         """The state before a step, with the weights that the network had when it was given.
 
         Args:
@@ -148,11 +145,13 @@ class Steps:
         """
         params = self._network.params
         opt_state = optimizers.state_before(self._optimizer.init(params), step, momentum)
-        state = TrainState(jnp.int32(step), params, self._network.batch_stats, opt_state)
+        state: State = TrainState(jnp.int32(step), params, self._network.batch_stats, opt_state)
+        if self._ema_decay:
+            state = with_average(state)
         # Copied because training donates the buffers, which on a CPU may be shared with the host's arrays.
         return self._devices.replicate(jax.tree.map(np.array, state))
 
-    def train(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, History]:
+    def train(self, state: State, chunk: Chunk) -> tuple[State, History]:
         """Takes an optimizer step for each batch of a chunk of `train_feed`; `state` is donated.
 
         Stops after a batch whose loss, or a term of it, is not finite; the history ends with this batch.
@@ -163,7 +162,7 @@ class Steps:
         state, fetch = self.train_async(state, chunk)
         return state, fetch()
 
-    def train_async(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, Fetch]:
+    def train_async(self, state: State, chunk: Chunk) -> tuple[State, Fetch]:
         """Starts what `train` does, and returns without waiting for the devices."""
         state, measured = self._train(
             state,
@@ -174,19 +173,22 @@ class Steps:
         )
         return state, partial(self._fetch, measured, chunk.batch_size)
 
-    def evaluate(self, state: TrainState, chunk: Chunk) -> History:
+    def evaluate(self, state: State, chunk: Chunk) -> History:
         """The loss and the errors of every classifier, for each batch of a chunk of `test_feed`.
+
+        Of a state with moving averages these are evaluated.
 
         Raises:
           InputError: the loss does not take weights, and a batch is padded.
         """
         return self.evaluate_async(state, chunk)()
 
-    def evaluate_async(self, state: TrainState, chunk: Chunk) -> Fetch:
+    def evaluate_async(self, state: State, chunk: Chunk) -> Fetch:
         """Starts what `evaluate` does, and returns without waiting for the devices."""
+        network = to_use(state)
         measured = self._evaluate(
-            state.params,
-            state.batch_stats,
+            network.params,
+            network.batch_stats,
             chunk.arrays,
             chunk.first,
             chunk.num_batches,
@@ -194,7 +196,7 @@ class Steps:
         )
         return partial(self._fetch, measured, chunk.batch_size)
 
-    def lower(self, state: TrainState, chunk: Chunk) -> jax.stages.Lowered:
+    def lower(self, state: State, chunk: Chunk) -> jax.stages.Lowered:
         """The lowered training step of a chunk, for inspection or to be compiled for other devices."""
         return self._train.lower(
             state,
@@ -233,9 +235,7 @@ class Steps:
         state, _, measured, _ = carry
         return jax.lax.with_sharding_constraint((state, measured), self._devices.replicated)
 
-    def _train_step(
-        self, state: TrainState, batch: Batch, teacher_arrays: Sequence[Any]
-    ) -> tuple[TrainState, Arrays]:
+    def _train_step(self, state: State, batch: Batch, teacher_arrays: Sequence[Any]) -> tuple[State, Arrays]:
         key = jax.random.fold_in(jax.random.key(self._seed), state.step)
         if self._mix:
             batch = self._mix(batch, jax.random.fold_in(key, MIXING_STREAM))
@@ -251,7 +251,11 @@ class Steps:
         gradients, (batch_stats, measured) = jax.grad(loss, has_aux=True)(state.params)
         updates, opt_state = self._optimizer.update(gradients, state.opt_state, state.params)
         params = cast(Arrays, optax.apply_updates(state.params, updates))
-        return TrainState(state.step + 1, params, batch_stats, opt_state), measured
+        new = TrainState(state.step + 1, params, batch_stats, opt_state)
+        if isinstance(state, AveragedState):
+            ema = update_average(state.ema, params, batch_stats, state.step, self._ema_decay)
+            return AveragedState(*new, ema), measured
+        return new, measured
 
     def _evaluate_chunk(self, params, batch_stats, arrays, first, count, *, batch_size):
         def step(index):

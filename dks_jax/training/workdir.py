@@ -26,7 +26,15 @@ from dks_jax.training import open_fields
 from dks_jax.training.checkpoints import has_checkpoint, last_progress
 
 # The files and folders that mark a folder as the workdir of a run.
-FILES = ("checkpoints", "weights", "best_weights", "metrics.jsonl", "curves.png", "config.json")
+FILES = (
+    "checkpoints",
+    "weights",
+    "best_weights",
+    "raw_weights",
+    "metrics.jsonl",
+    "curves.png",
+    "config.json",
+)
 # Fields that may change when a run resumes: they do not affect its result as long as the images agree.
 FREE_FIELDS = ("data.root", "checkpoint_every_epochs", "checkpoint_every_minutes", "checkpoint_keep")
 # Fields that may differ from now on where the user asks for it.
@@ -114,9 +122,9 @@ def schedule_changes(resumed: list[Any], schedule: str) -> list[dict[str, Any]]:
 
     Args:
       resumed: the list of this name in config.json.
-      schedule: value of `optimizer.schedule`; where it is cosine, the rate depends on `epochs` too.
+      schedule: value of `optimizer.schedule`; except with step, the rate depends on `epochs` too.
     """
-    names = {*CHANGEABLE_FIELDS, *(["epochs"] if schedule == "cosine" else [])}
+    names = {*CHANGEABLE_FIELDS, *([] if schedule == "step" else ["epochs"])}
     starts = [start for start in resumed if isinstance(start, dict)]
     # A change before the first step has replaced nothing.
     changes = [start for start in starts if start.keys() & names and start.get("step") != 0]

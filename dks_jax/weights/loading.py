@@ -54,17 +54,21 @@ def find_start(path: Path, *, optimizer: bool) -> Path:
     return checkpoint or find_weights(path)
 
 
-def load_weights(path: Path) -> Weights:
+def load_weights(path: Path, *, live: bool = False) -> Weights:
     """Loads the weights from a folder, the workdir of a finished run or a PyTorch checkpoint.
 
     A path that `find_start` has found may also be a checkpoint of a run.
+
+    Args:
+      live: whether to take the weights that such a checkpoint goes on with, to which its momentum belongs,
+        also where it has their moving average.
 
     Raises:
       InputError: there are no weights, or they are damaged or of an unknown network.
     """
     path = path.expanduser()
     if run_checkpoint.is_checkpoint(path):
-        return run_checkpoint.load(path)
+        return run_checkpoint.load(path, live=live)
     path = find_weights(path)
     return read_checkpoint(path) if path.is_file() else load_folder(path)
 

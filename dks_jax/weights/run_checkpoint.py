@@ -48,8 +48,11 @@ def find(path: Path) -> Path | None:
     return None
 
 
-def load(folder: Path) -> Weights:
+def load(folder: Path, *, live: bool) -> Weights:
     """Loads parameters, statistics, momentum and the number of complete epochs from a checkpoint of a run.
+
+    Args:
+      live: whether to take the parameters and statistics themselves where there is a moving average of them.
 
     Raises:
       InputError: the checkpoint is damaged, or no epoch of the run was complete.
@@ -59,12 +62,15 @@ def load(folder: Path) -> Weights:
     progress = json.loads((folder / SEAL).read_text())["progress"]
     state = _restore(folder)
     metadata = _metadata(folder.parent.parent, any(name.startswith("branches.") for name in state["params"]))
-    remarks = [f"the weights are those of the checkpoint {folder}"]
+    averaged = "ema" in state and not live
+    network = state["ema"] if averaged else state
+    kind = "moving averages" if averaged else "those"
+    remarks = [f"the weights are {kind} of the checkpoint {folder}"]
     if progress["batch"]:
         remarks.append(f"they are {progress['batch']} steps further than their last complete epoch")
     return Weights(
-        state["params"],
-        state["batch_stats"],
+        network["params"],
+        network["batch_stats"],
         metadata.replace(epoch=progress["epoch"], test_error=None),
         _find_key(state["opt_state"], "momentum"),
         tuple(remarks),

@@ -18,7 +18,7 @@ from dks_jax.runtime.devices import Devices
 from dks_jax.runtime.errors import InputError
 from dks_jax.weights import load_weights
 from support.runs import DIGITS, ROOT, SMALL, records, run, signal_after, whole_checkpoints
-from support.several_devices import Training, logits
+from support.several_devices import REGULARISED, Training, logits
 from support.tiny_steps import numbers
 
 # Processes inherit from it what makes them quick.
@@ -139,6 +139,11 @@ def assert_agrees(folder, one):
 def test_devices_and_processes_give_the_result_of_one_device_and_go_on_from_it(one_device, several):
     for (folder, _), groups in zip(several, (1, 4), strict=True):
         assert_agrees(folder, one_device[groups])
+
+
+def test_they_do_so_with_lamb_stochastic_depth_and_moving_averages(several, tmp_path):
+    training = Training(Devices(), **REGULARISED)
+    assert_close(np.load(several[0][0] / "regularised.npz"), training.end(training.begin(tmp_path)))
 
 
 @pytest.mark.slow

@@ -24,6 +24,9 @@ from support.runs import DIGITS
 from support.tiny_network import tiny_network
 from support.tiny_steps import NUM_CLASSES, images, initial_state, numbers, run_epoch, setting
 
+# What else acts in training.
+REGULARISED = {"regularised": True, "ema_decay": 0.9}
+
 
 class Training:
     """Two epochs of three steps in float64, with a checkpoint between them."""
@@ -93,6 +96,8 @@ def main(folder, given):
             np.savez(folder / f"{name}.npz", **arrays)
     if several:
         return
+    regularised = Training(devices, **REGULARISED)
+    np.savez(folder / "regularised.npz", **regularised.end(regularised.begin(folder / "regularised")))
     np.save(folder / "logits.npy", logits(devices))
     metadata = Metadata(
         {"name": "resnet18"}, (), (), Preprocessing("squash", 8, 8, 3, (0.5,) * 3, (0.25,) * 3)

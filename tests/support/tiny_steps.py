@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from dks_jax import all_pairs, objective
 from dks_jax.data.feeds.interface import Epochs
@@ -12,7 +13,9 @@ from dks_jax.data.feeds.resident import EvaluationFeed, TrainingFeed
 from dks_jax.data.feeds.streamed import StreamedTrainingFeed
 from dks_jax.data.images import Split, StoredSplit
 from dks_jax.data.preparation import Preparation
-from dks_jax.training.optimizers import sgd
+from dks_jax.nn import get_params
+from dks_jax.supervision import distances_from_head
+from dks_jax.training.optimizers import lamb, scale_by_depth, sgd
 from dks_jax.training.steps import Steps
 from support.tiny_network import tiny_network
 
@@ -28,9 +31,17 @@ def images(num=26, size=8, seed=0):
 
 
 def setting(
-    devices, *, dtype=jnp.float32, learning_rate=0.05, norm_groups=1, drop_last=False, streamed=False
+    devices,
+    *,
+    dtype=jnp.float32,
+    learning_rate=0.05,
+    norm_groups=1,
+    drop_last=False,
+    streamed=False,
+    regularised=False,
+    ema_decay=0.0,
 ):
-    """(steps, initial state)."""
+    """(steps, initial state); `regularised` has LAMB, layer decay, stochastic depth and dropout at heads."""
     preparation = Preparation((0.5,) * 3, (0.25,) * 3, padding=2, flip=True, dtype=dtype)
     split, epochs = images(), Epochs(26, 8, drop_last, 3)
     if streamed:
@@ -39,14 +50,24 @@ def setting(
         train = StreamedTrainingFeed(stored, preparation, epochs, devices)
     else:
         train = TrainingFeed(split, preparation, epochs, devices)
+    rates = {"drop_path": 0.3, "head_dropout": 0.2} if regularised else {}
+    network = tiny_network(NUM_CLASSES, norm_groups, **rates)
+    optimizer = sgd(lambda step: learning_rate, weight_decay=5e-4)
+    if regularised:
+        distances = distances_from_head(network, get_params(network))
+        optimizer = lamb(
+            lambda step: learning_rate, weight_decay=0.1, clip_norm=1.0, decay_norm_and_bias=False
+        )
+        optimizer = optax.chain(optimizer, scale_by_depth(0.7, distances))
     steps = Steps(
-        tiny_network(NUM_CLASSES, norm_groups),
+        network,
         partial(objective, teaches=all_pairs(3), epsilon=1e-8),
-        sgd(lambda step: learning_rate, weight_decay=5e-4),
+        optimizer,
         train,
         EvaluationFeed(images(seed=1), preparation, batch_size=8, devices=devices),
         seed=3,
         devices=devices,
+        ema_decay=ema_decay,
     )
     return steps, initial_state(steps, dtype)
 

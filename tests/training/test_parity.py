@@ -27,6 +27,7 @@ from dks_jax.runtime.devices import Devices
 from dks_jax.runtime.forms import FORMS
 from dks_jax.synergy import objective, teaching_matrix
 from dks_jax.training import optimizers as optim
+from dks_jax.training import schedules
 from dks_jax.training.steps import Steps, TrainState
 from support import torch_reference as reference
 from support.comparison import Named, any_weights, as_numpy, assert_agree, difference
@@ -97,10 +98,10 @@ def train_ours(
     )
     network = wide_resnet(16, 1, NUM_CLASSES, seed=2)
     optimizer = optim.sgd(
-        optim.step_schedule(LEARNING_RATE, drop_epochs, DROP_FACTOR, feed.steps_per_epoch),
+        schedules.step_schedule(LEARNING_RATE, drop_epochs, DROP_FACTOR, feed.steps_per_epoch),
         momentum=0.9,
         weight_decay=WEIGHT_DECAY,
-        reset_steps=optim.drop_steps(drop_epochs, feed.steps_per_epoch),
+        reset_steps=schedules.drop_steps(drop_epochs, feed.steps_per_epoch),
     )
     loss = partial(
         objective, teaches=teaching_matrix(METHODS[method].teaches, 3), names=network.names, epsilon=EPSILON

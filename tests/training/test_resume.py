@@ -9,6 +9,8 @@ import pytest
 
 from dks_jax.runtime.signals import SIGNALS
 from dks_jax.training.steps import Steps
+from dks_jax.weights import load_weights
+from support.comparison import assert_same_bits
 from support.runs import (
     after_call,
     assert_same_end,
@@ -156,3 +158,30 @@ def test_a_second_program_in_the_same_workdir_is_refused(unbroken, tmp_path, mon
     assert statuses == [2]
     assert str(tmp_path / "run") in user_error(capsys)
     assert_same_end(tmp_path / "run", unbroken)
+
+
+# With each of them all else that acts in training.
+EVERYTHING = ["--config.ema_decay=0.9", "--config.model.drop_path=0.3", "--config.model.head_dropout=0.2"]
+EVERYTHING += ["--config.optimizer.layer_decay=0.8", "--config.optimizer.clip_norm=1.0"]
+EVERYTHING += ["--config.optimizer.schedule=one_cycle", "--config.optimizer.warmup_epochs=0"]
+EVERYTHING += ["--config.optimizer.learning_rate=0.01"]
+
+
+@pytest.mark.usefixtures("tiny_model")
+@pytest.mark.parametrize("optimizer", [["sgd", "nesterov=True"], ["adamw"], ["lamb"]], ids=lambda o: o[0])
+def test_with_every_optimizer_averages_and_regularisers_a_stopped_run_ends_as_the_unbroken_one(
+    optimizer, tmp_path, monkeypatch
+):
+    name, *own = optimizer
+    arguments = [*EVERYTHING, f"--config.optimizer.name={name}", *(f"--config.optimizer.{f}" for f in own)]
+    assert run(tmp_path / "unbroken", *arguments) == 0
+    for method, calls, more in (("train", 3, EVERY_STEP), ("evaluate", 1, [])):
+        with monkeypatch.context() as patch:
+            signal_after(patch, method, calls, signal.SIGTERM)
+            assert run(tmp_path / "run", *arguments, *more) == 143
+    assert run(tmp_path / "run", *arguments) == 0
+    assert_same_end(tmp_path / "run", tmp_path / "unbroken")
+    for folder in ("weights", "best_weights", "raw_weights"):
+        one, other = (load_weights(tmp_path / name / folder) for name in ("run", "unbroken"))
+        assert_same_bits(dict(one.params), dict(other.params))
+        assert_same_bits(dict(one.batch_stats), dict(other.batch_stats))

@@ -32,7 +32,7 @@ from dks_jax.runtime.devices import Devices
 from dks_jax.supervision import DeeplySupervised
 from dks_jax.synergy import all_pairs, objective
 from dks_jax.training import build_network as build_from_config
-from dks_jax.training import build_steps, optimizers
+from dks_jax.training import build_steps, optimizers, schedules
 from dks_jax.weights.torch_names import to_torch
 
 # As a config sees them, and their paths and labels.
@@ -258,6 +258,8 @@ def options_for_pytorch(setting: Setting, original: Path | None) -> dict[str, An
     config, fields = setting.config, flatten(setting.config)
     required = {"synergy.alpha": 1, "synergy.temperature": 1, "synergy.epsilon": 1e-8, "norm_groups": 1}
     required |= {"model.dropout": 0, "optimizer.clip_norm": 0, "optimizer.decay_norm_and_bias": True}
+    required |= {"optimizer.name": "sgd", "optimizer.nesterov": False, "optimizer.layer_decay": 1}
+    required |= {"model.drop_path": 0, "model.head_dropout": 0, "ema_decay": 0}
     required |= {"model.branches": BY_METHOD, "synergy.teaches": BY_METHOD}
     required |= {"method": "dks"} if original or config.method != "baseline" else {}
     required |= {"model.name": "wide_resnet", "data.image_size": 32} if original else {}
@@ -266,7 +268,7 @@ def options_for_pytorch(setting: Setting, original: Path | None) -> dict[str, An
             raise InputError(f"`{name}` must be {value}, as on the other side; got {fields[name]}.")
     if original and not (original / "wrn_DKS" / "resnet.py").is_file():
         raise InputError(f"`--original` must hold wrn_DKS, as github.com/sundw2014/DKS does; got {original}.")
-    _, schedule = optimizers.from_config(config.optimizer, config.epochs, setting.steps)
+    schedule = schedules.from_config(config.optimizer, config.epochs, setting.steps)
     optimizer = {name: config.optimizer[name] for name in ("momentum", "weight_decay")}
     sizes = fields.get("model.depth"), fields.get("model.width"), setting.classes, False
     optimizer["lr"] = float(schedule(0))
