@@ -25,7 +25,7 @@ PROGRAMS = {
     "sweep": sweep.main,
 }
 # The pages that a newcomer reads first; the others take minutes.
-ALWAYS = ("README", "own_images", "own_model")
+ALWAYS = ("README", "own_model")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
 from dks_jax import all_pairs, objective
 from dks_jax.data.feeds.interface import Epochs
@@ -13,10 +14,14 @@ from dks_jax.data.feeds.resident import EvaluationFeed, TrainingFeed
 from dks_jax.data.feeds.streamed import StreamedTrainingFeed
 from dks_jax.data.images import Split, StoredSplit
 from dks_jax.data.preparation import Preparation
-from dks_jax.nn import get_params
+from dks_jax.models import Preprocessing
+from dks_jax.nn import Functional, get_params
 from dks_jax.supervision import distances_from_head
+from dks_jax.training import mixing
 from dks_jax.training.optimizers import lamb, scale_by_depth, sgd
 from dks_jax.training.steps import Steps
+from dks_jax.training.teachers import Teacher, Teachers
+from dks_jax.training.training_loss import leave_out_pairs
 from support.tiny_network import tiny_network
 
 NUM_CLASSES = 4
@@ -41,7 +46,11 @@ def setting(
     regularised=False,
     ema_decay=0.0,
 ):
-    """(steps, initial state); `regularised` has LAMB, layer decay, stochastic depth and dropout at heads."""
+    """(steps, initial state).
+
+    `regularised` has LAMB, layer decay, stochastic depth, dropout at heads, mixed images, smoothed labels,
+    random pairs and a frozen teacher.
+    """
     preparation = Preparation((0.5,) * 3, (0.25,) * 3, padding=2, flip=True, dtype=dtype)
     split, epochs = images(), Epochs(26, 8, drop_last, 3)
     if streamed:
@@ -59,6 +68,19 @@ def setting(
             lambda step: learning_rate, weight_decay=0.1, clip_norm=1.0, decay_norm_and_bias=False
         )
         optimizer = optax.chain(optimizer, scale_by_depth(0.7, distances))
+    fields = ConfigDict({"mixup": 0.3, "cutmix": 1.0, "probability": 0.9, "switch_probability": 0.5})
+    mean, std = preparation.mean, preparation.std
+    teacher = Teacher(
+        Functional(tiny_network(NUM_CLASSES).drop_branches()),
+        Preprocessing("squash", 8, 8, 3, mean, (0.5,) * 3),
+        np.arange(NUM_CLASSES),
+    )
+
+    def taught(step):
+        teaches = jnp.asarray(np.vstack([all_pairs(3), np.ones((1, 3))]))
+        teaches = leave_out_pairs(teaches, jax.random.fold_in(jax.random.key(1), step))
+        return {"teaches": teaches, "label_smoothing": 0.1}
+
     steps = Steps(
         network,
         partial(objective, teaches=all_pairs(3), epsilon=1e-8),
@@ -68,6 +90,9 @@ def setting(
         seed=3,
         devices=devices,
         ema_decay=ema_decay,
+        mix=mixing.from_config(fields, NUM_CLASSES) if regularised else None,
+        loss_schedule=taught if regularised else None,
+        teachers=Teachers([teacher], mean, std) if regularised else None,
     )
     return steps, initial_state(steps, dtype)
 

@@ -139,6 +139,7 @@ def test_a_loss_that_differs_is_refused(factor, monkeypatch, capsys):
     assert "The loss of PyTorch stacked" in refused(capsys, "loss", *arguments)
 
 
+@pytest.mark.slow
 def test_pipelines_are_measured_with_the_same_pixels_on_both_sides(measure, photographs, monkeypatch):
     monkeypatch.setitem(models.NETWORKS, "wide_resnet", tiny_network.FAMILY)
     sizes = ["--cifar=2", "--decoded=2", "--batch_size=2", "--steps=2", "--rounds=1"]

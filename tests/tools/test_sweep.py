@@ -99,6 +99,7 @@ def kill_and_compare(unbroken_sweep, tmp_path, seed, most):
     return ends
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_at_random_moments_ends_with_the_table_of_the_unbroken_one(unbroken_sweep, tmp_path):
     assert kill_and_compare(unbroken_sweep, tmp_path, 0, 2)
 
@@ -118,9 +119,8 @@ def wait_for(condition, process):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_has_the_runs_that_train_save_and_stop(tmp_path, number, status):
     log, output = tmp_path / "log", tmp_path / "runs"
     # So long that nothing is finished by the time, and a third run waits.

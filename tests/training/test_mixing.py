@@ -15,6 +15,8 @@ from dks_jax.data.feeds import Batch
 from dks_jax.training import mixing
 from support.runs import records, run, signal_after, user_error
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CLASSES = 4
 
 

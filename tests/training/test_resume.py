@@ -168,7 +168,15 @@ EVERYTHING += ["--config.optimizer.learning_rate=0.01"]
 
 
 @pytest.mark.usefixtures("tiny_model")
-@pytest.mark.parametrize("optimizer", [["sgd", "nesterov=True"], ["adamw"], ["lamb"]], ids=lambda o: o[0])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        pytest.param(["sgd", "nesterov=True"], marks=pytest.mark.slow),
+        pytest.param(["adamw"], marks=pytest.mark.slow),
+        ["lamb"],
+    ],
+    ids=lambda own: own[0],
+)
 def test_with_every_optimizer_averages_and_regularisers_a_stopped_run_ends_as_the_unbroken_one(
     optimizer, tmp_path, monkeypatch
 ):

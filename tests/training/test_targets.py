@@ -16,6 +16,8 @@ from dks_jax.training.steps import Steps
 from support.comparison import assert_same_bits
 from support.tiny_network import tiny_network
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CLASSES = 10
 
 
@@ -130,7 +132,7 @@ def erase_one(keys: jax.Array, images: jax.Array) -> jax.Array:
     return images.at[jnp.arange(len(images)), places[:, 0], places[:, 1]].set(0)
 
 
-@pytest.mark.parametrize("batch_size", [8, 6])
+@pytest.mark.parametrize("batch_size", [8, pytest.param(6, marks=pytest.mark.slow)])
 def test_an_augmentation_draws_by_the_example_and_not_by_the_batch(batch_size: int):
     def epoch(augmentations, batch_size):
         feed = steps_with(augmentations=augmentations, batch_size=batch_size).train_feed

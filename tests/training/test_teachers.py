@@ -16,6 +16,8 @@ from support.comparison import assert_same_bits
 from support.runs import records, run, train_on, user_error
 from support.tiny_network import tiny_network
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CLASSES = 5
 LOGITS = np.random.default_rng(0).standard_normal((3, 6, CLASSES))
 FROZEN = np.random.default_rng(1).standard_normal((2, 6, CLASSES))

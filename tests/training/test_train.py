@@ -145,4 +145,4 @@ def test_every_shipped_config_is_complete(config):
         # The published values of the method are every config's defaults.
         synergy = {"alpha": 1.0, "temperature": 1.0, "epsilon": 1e-8, "teaches": "method"}
         synergy["branch_warmup"] = "auto"
-        assert dict(loaded.synergy) == synergy
+        assert synergy.items() <= dict(loaded.synergy).items()

@@ -16,6 +16,8 @@ from dks_jax.training import training_loss
 from support.runs import CONFIGS, records, run, user_error
 from support.tiny_network import tiny_network
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 CLASSES, STEPS_PER_EPOCH = 5, 10
 LOGITS = np.random.default_rng(0).standard_normal((3, 6, CLASSES))
 LABELS = np.random.default_rng(1).integers(0, CLASSES, 6)
