@@ -24,8 +24,8 @@ PROGRAMS = {
     "summarize": summarize.main,
     "sweep": sweep.main,
 }
-# The pages that a newcomer reads first; the others take minutes.
-ALWAYS = ("README", "own_model")
+# The page that a newcomer reads first; the others take minutes.
+ALWAYS = ("README",)
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

@@ -64,6 +64,7 @@ def test_a_wide_resnet_in_evaluation_mode_has_them_in_every_form(x64, form):
         assert_derivatives_agree(*evaluation(wide_resnet(16, 1, 5), pixels(8)))
 
 
+@pytest.mark.slow
 def test_in_training_mode_it_has_them_within_the_context(x64):
     function, arguments = training(wide_resnet(16, 1, 5, dropout=0.3), pixels(8, batch=4))
     with forward_mode():

@@ -83,7 +83,8 @@ def memory(block, folder, *, remat):
     )
 
 
-@pytest.mark.parametrize("block", [wide_block, pytest.param(bottleneck, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("block", [wide_block, bottleneck])
 def test_a_step_takes_less_memory(block, tmp_path):
     kept, recomputed = (memory(block, tmp_path / str(remat), remat=remat) for remat in (False, True))
     print(f"{kept / 1e6:.1f} MB kept, {recomputed / 1e6:.1f} MB recomputed")

@@ -92,6 +92,7 @@ def refused(capsys, *arguments):
     return captured.err
 
 
+@pytest.mark.slow
 def test_evaluation_is_measured_on_both_sides_with_the_same_logits(measure, photographs):
     config = f"--config={CONFIGS / 'imagenet_resnet18.py'}:baseline"
     sizes = ["--batch_size=2", "--batches=1", "--rounds=2"]
@@ -120,6 +121,7 @@ def test_logits_that_differ_are_refused(difference):
         agreement.require(agreement.compare(np.array([[3.0, 0.0]]), theirs), "PyTorch", "consequence")
 
 
+@pytest.mark.slow
 def test_the_loss_is_measured_beside_two_forms_in_pytorch(measure):
     tables, result = measure(
         "loss", *["--classes", "2", "5", "--classifiers", "3", "--batch_size", "4", "--rounds", "2"]

@@ -62,6 +62,7 @@ def test_every_run_is_that_of_the_training_command(unbroken_sweep, tmp_path):
     assert "DKS - baseline" in table
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_end_with_the_bits_of_runs_one_after_another(
     unbroken_sweep, tiny_processes, tmp_path, capsys
 ):

@@ -62,12 +62,13 @@ def command(folder, workdir, settings):
     return [config, f"--workdir={workdir}", *(f"--config.{field}" for field in fields)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
         # A slim one that is on the way there: guessing gives 90 %.
         Settings((16, 32, 64, 128), 10, 32, 5, 6, error=60.0),
-        pytest.param(Settings(resnet.WIDTHS, 50, 96, 25, 18, error=0.0), marks=pytest.mark.slow),
+        Settings(resnet.WIDTHS, 50, 96, 25, 18, error=0.0),
     ],
 )
 def test_resnet18_learns_photographs_by_heart_and_a_killed_run_ends_as_an_unbroken_one(
