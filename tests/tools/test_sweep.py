@@ -80,7 +80,7 @@ def kill_until_done(output, log, draw, most):
     for number in [*signals, None]:
         process = start(output, log, "--parallel", "2")
         if number:
-            time.sleep(draw.uniform(1, 8))
+            time.sleep(draw.uniform(1, 5))
             process.send_signal(number)
         table, _ = process.communicate(timeout=300)
         if process.returncode == 0:
