@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from dks_jax.runtime.errors import InputError
 
@@ -251,7 +251,7 @@ def _cross_entropies(
     if _are_classes(labels, log_p):
         log_p_label = jnp.take_along_axis(log_p, labels[None, :, None], axis=-1)[..., 0]
         # Indexing would count a negative label from the last class.
-        log_p_label = jnp.where(_is_class(labels, log_p), log_p_label, jnp.nan)
+        log_p_label = jnp.where(_is_class(labels, log_p.shape[-1]), log_p_label, jnp.nan)
     else:
         log_p_label = jnp.sum(log_p * labels.astype(log_p.dtype), axis=-1)
     if label_smoothing:
@@ -272,19 +272,24 @@ def _are_classes(labels: jax.Array, logits: jax.Array) -> bool:
     )
 
 
-def _is_class(labels: jax.Array, logits: jax.Array) -> jax.Array:
+def _is_class(labels: jax.Array, num_classes: int) -> jax.Array:
     # The bound has the type of the labels.
-    last = min(logits.shape[-1] - 1, jnp.iinfo(labels.dtype).max)
+    last = min(num_classes - 1, jnp.iinfo(labels.dtype).max)
     return (labels >= 0) & (labels <= last)
 
 
+def one_hot(labels: jax.Array, num_classes: int, dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Integer labels [batch] as probabilities [batch, class]; NaN for labels that are no class."""
+    encoded = jax.nn.one_hot(labels, num_classes, dtype=dtype)
+    return jnp.where(_is_class(labels, num_classes)[:, None], encoded, jnp.nan)
+
+
 def _probabilities(labels: ArrayLike, logits: jax.Array) -> jax.Array:
-    """The targets [batch, class]; NaN for labels that are no class."""
+    """The targets [batch, class], which may be given as labels."""
     labels = jnp.asarray(labels)
-    if not _are_classes(labels, logits):
-        return labels.astype(logits.dtype)
-    one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    return jnp.where(_is_class(labels, logits)[:, None], one_hot, jnp.nan)
+    if _are_classes(labels, logits):
+        return one_hot(labels, logits.shape[-1], logits.dtype)
+    return labels.astype(logits.dtype)
 
 
 def _binary_cross_entropies(logits: jax.Array, targets: jax.Array, weights: ArrayLike | None) -> jax.Array:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from dks_jax.config import Config
 from dks_jax.data.feeds import Batch
+from dks_jax.synergy import one_hot
 from dks_jax.training.steps import Mix
 
 
@@ -25,26 +26,26 @@ def from_config(config: Config, num_classes: int) -> Mix | None:
     mixup, cutmix = config.mixup, config.cutmix
     if not config.probability or not (mixup or cutmix):
         return None
-    # The probability of CutMix among the mixed batches.
-    switch = config.switch_probability if mixup and cutmix else float(cutmix > 0)
 
     def mix(batch: Batch, key: jax.Array) -> Batch:
-        keys = jax.random.split(key, 5)
-        by_box = jax.random.bernoulli(keys[0], switch)
-        mixed = jax.random.bernoulli(keys[1], config.probability)
-        shares = [
-            jax.random.beta(k, alpha, alpha) if alpha else jnp.float32(1.0)
-            for k, alpha in ((keys[2], mixup), (keys[3], cutmix))
-        ]
-        blended = blend(batch, shares[0], num_classes)
-        height, width = batch.images.shape[1:3]
-        box = draw_box(keys[4], shares[1], height, width)
-        pasted = paste(batch, box, num_classes)
+        switch_key, mixed_key, mixup_key, cutmix_key, box_key = jax.random.split(key, 5)
+        kinds = []
+        if cutmix:
+            share = jax.random.beta(cutmix_key, cutmix, cutmix)
+            box = draw_box(box_key, share, *batch.images.shape[1:3])
+            kinds.append(paste(batch, box, num_classes))
+        if mixup:
+            kinds.append(blend(batch, jax.random.beta(mixup_key, mixup, mixup), num_classes))
+        if len(kinds) == 2:
+            kinds = [_choose(jax.random.bernoulli(switch_key, config.switch_probability), *kinds)]
         plain = batch._replace(targets=one_hot(batch.targets, num_classes))
-        chosen = jax.tree.map(lambda a, b: jnp.where(by_box, a, b), pasted, blended)
-        return jax.tree.map(lambda a, b: jnp.where(mixed, a, b), chosen, plain)
+        return _choose(jax.random.bernoulli(mixed_key, config.probability), kinds[0], plain)
 
     return mix
+
+
+def _choose(condition: jax.Array, batch: Batch, other: Batch) -> Batch:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), batch, other)
 
 
 def blend(batch: Batch, share: jax.Array, num_classes: int) -> Batch:
@@ -102,12 +103,6 @@ def box_around(
     edges = (row - half_height, height), (row + half_height, height)
     edges += (column - half_width, width), (column + half_width, width)
     return tuple(jnp.clip(edge, 0, size) for edge, size in edges)
-
-
-def one_hot(labels: jax.Array, num_classes: int) -> jax.Array:
-    """Labels [batch] as probabilities [batch, class]; NaN for those that are no class."""
-    known = (labels >= 0) & (labels < num_classes)
-    return jnp.where(known[:, None], jax.nn.one_hot(labels, num_classes), jnp.nan)
 
 
 def _shared(labels: jax.Array, share: jax.Array, num_classes: int) -> jax.Array:
