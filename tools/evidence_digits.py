@@ -21,7 +21,7 @@ import optax
 from flax import nnx
 
 from dks_jax import command_line
-from dks_jax.data.label_noise import symmetric
+from dks_jax.data.label_noise import choose, symmetric
 from dks_jax.data.sources import digits
 from dks_jax.nn import Functional
 from dks_jax.runtime.files import atomic_write, require_writable
@@ -135,7 +135,7 @@ def run(
 
 
 def _noisy(every: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
-    chosen = np.random.default_rng(seed).permutation(len(every))[: round(NOISE * len(every))]
+    chosen = choose(NOISE, len(every), seed)
     return symmetric(chosen, len(every), CLASSES, seed)(every, labels)
 
 

@@ -40,11 +40,20 @@ def from_config(config: Config, images: ImageData, name: Callable[[int], str]) -
             )
     mapped = {places[true]: places[given] for true, given in config.label_noise_map}
     count, num_classes = images.train.num_examples, len(images.class_names)
-    chosen = np.random.default_rng(config.label_noise_seed).permutation(count)
-    chosen = chosen[: round(config.label_noise * count)]
+    if num_classes < 2:
+        raise InputError(
+            "`data.label_noise` must be 0 where the images have one class, since there is no wrong one; got "
+            f"{config.label_noise}."
+        )
+    chosen = choose(config.label_noise, count, config.label_noise_seed)
     if mapped:
         return asymmetric(chosen, mapped, count, num_classes)
     return symmetric(chosen, count, num_classes, config.label_noise_seed)
+
+
+def choose(share: float, count: int, seed: int) -> np.ndarray:
+    """Draws the indices of a share of `count` images."""
+    return np.random.default_rng(seed).permutation(count)[: round(share * count)]
 
 
 def symmetric(chosen: np.ndarray, count: int, num_classes: int, seed: int) -> Relabel:

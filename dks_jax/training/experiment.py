@@ -23,7 +23,7 @@ from dks_jax.training import mixing, optimizers, schedules, training_loss
 from dks_jax.training.branch_warmup import resolve_branch_warmup
 from dks_jax.training.steps import Steps
 from dks_jax.training.teachers import Teachers, load_teachers
-from dks_jax.weights import Metadata, adopt_progress, adopt_weights, find_start, load_weights
+from dks_jax.weights import Metadata, adopt_progress, adopt_weights, find_start, find_weights, load_weights
 
 # From so many devices on the log names what batch normalisation over all of them costs.
 MANY_DEVICES = 8
@@ -79,6 +79,8 @@ def prepare(config: Config, *, resumed: bool, skip_unreadable: bool = False) -> 
     if config.init_weights and not resumed:
         init_weights = find_start(Path(config.init_weights), optimizer=config.init_optimizer)
     weights = load_weights(init_weights, live=config.init_optimizer) if init_weights else None
+    for path in config.synergy.teachers:
+        find_weights(Path(path))
     config = resolve_branch_warmup(config, weights.metadata.branches if weights else None)
     devices = Devices(deterministic=config.deterministic)
     if config.norm_statistics == AUTO:

@@ -1,5 +1,7 @@
 """Label noise: as many wrong labels as asked for, the same for every run, from numbers or a file."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,15 @@ def test_a_file_names_images_and_classes(tmp_path):
     names = ["train/a/1.png", "train/a/2.png", "train/b/1.png", "train/b/2.png"]
     relabel = label_noise.from_file(file, names, ("a", "b"))
     np.testing.assert_array_equal(relabel(np.arange(4), np.array([0, 0, 1, 1])), [1, 0, 1, 0])
+
+
+def test_of_one_class_there_is_no_wrong_label(image_folder, tmp_path, tiny_model, capsys):
+    for split in ("train", "test"):
+        shutil.rmtree(image_folder / split / "b")
+    flags = ["--config.data.label_noise=0.5", "--config.data.image_size=8", "--config.data.batch_size=2"]
+    assert train_on(image_folder, tmp_path / "run", *flags) == 2
+    assert "`data.label_noise` must be 0 where the images have one class" in user_error(capsys)
+    assert not (tmp_path / "run").exists()
 
 
 def noise_of(workdir):

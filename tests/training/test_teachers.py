@@ -115,3 +115,6 @@ def test_a_teacher_with_other_classes_or_channels_is_refused(tmp_path, image_fol
     assert "has 10" in error
     assert run(tmp_path / "absent", "--config.synergy.teachers=('absent',)") == 2
     assert "absent" in user_error(capsys)
+    # Before the data are looked for.
+    assert train_on(tmp_path / "no images", tmp_path / "early", "--config.synergy.teachers=('absent',)") == 2
+    assert "There are no weights at absent" in user_error(capsys)
