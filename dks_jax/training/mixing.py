@@ -4,7 +4,8 @@ All classifiers see the same mixed batch, and the synergy compares their predict
 
 Sources: Zhang et al., "mixup", arXiv:1710.09412; Yun et al., "CutMix", arXiv:1905.04899. Probability,
 switching and the pairing with the batch in reverse order are those of timm's `Mixup` in its mode "batch";
-torchvision pairs an image with its neighbour instead. Each batch has one share, and one box.
+torchvision pairs an image with its neighbour instead. Each batch has one share, and one box, whose edges are
+those of torchvision; a box of timm may be one pixel larger.
 """
 
 import jax

@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from dks_jax import objective
+from dks_jax import no_pairs, objective
 from dks_jax.data.feeds import Batch
 from dks_jax.training import mixing
+from support.real_torchvision import torchvision
 from support.runs import records, run, signal_after, user_error
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -61,6 +63,52 @@ def test_boxes_are_those_of_torchvision(row, column, share):
     expected += max(column - half_width, 0), min(column + half_width, 32)
     box = mixing.box_around(jnp.int32(row), jnp.int32(column), jnp.float32(share), 23, 32)
     assert tuple(map(int, box)) == expected
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_a_mixed_batch_and_its_losses_are_those_of_timm(kind, smoothing):
+    # timm imports torchvision.
+    assert torchvision
+    theirs = pytest.importorskip("timm.data.mixup")
+    losses = pytest.importorskip("timm.loss")
+    given_batch = batch()
+    images = torch.tensor(np.asarray(given_batch.images).transpose(0, 3, 1, 2))
+    labels = torch.tensor(np.asarray(given_batch.targets))
+    alphas = {"mixup_alpha": 1.0} if kind == "mixup" else {"mixup_alpha": 0.0, "cutmix_alpha": 1.0}
+    mix = theirs.Mixup(**alphas, label_smoothing=smoothing, num_classes=CLASSES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np.random, "beta", lambda *_: 0.6)
+        patch.setattr(np.random, "randint", lambda low, high, size: (low + high) // 2 - 1)
+        expected, soft = mix(images.clone(), labels)
+        (top, bottom, left, right), _ = theirs.cutmix_bbox_and_lam(images.shape, 0.6)
+    box = tuple(map(jnp.int32, (top, bottom, left, right)))
+    mixed = (
+        mixing.blend(given_batch, jnp.float32(0.6), CLASSES)
+        if kind == "mixup"
+        else mixing.paste(given_batch, box, CLASSES)
+    )
+    np.testing.assert_allclose(mixed.images, expected.permute(0, 2, 3, 1), rtol=1e-6, atol=1e-7)
+    logits = np.random.default_rng(1).standard_normal((1, 6, CLASSES)).astype(np.float32)
+    ours = [{}, {"binary": True}, {"binary": True, "threshold": 0.2}]
+    criteria = [losses.SoftTargetCrossEntropy()]
+    criteria += [losses.BinaryCrossEntropy(target_threshold=threshold) for threshold in (None, 0.2)]
+    for arguments, criterion in zip(ours, criteria, strict=True):
+        total, _ = objective(logits, mixed.targets, no_pairs(1), label_smoothing=smoothing, **arguments)
+        np.testing.assert_allclose(total, criterion(torch.tensor(logits[0]), soft), rtol=1e-6)
+
+
+@given(st.integers(2, 40), st.integers(2, 40), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_boxes_differ_from_those_of_timm_by_a_pixel_at_most(height, width, share, seed):
+    """timm gives a box of odd length its whole length; here, as in torchvision, it loses the odd pixel."""
+    assert torchvision
+    theirs = pytest.importorskip("timm.data.mixup")
+    np.random.seed(seed)  # noqa: NPY002 - timm draws from it
+    row, column = np.random.randint(0, height), np.random.randint(0, width)  # noqa: NPY002
+    np.random.seed(seed)  # noqa: NPY002
+    top, bottom, left, right = theirs.rand_bbox((3, height, width), share)
+    box = mixing.box_around(jnp.int32(row), jnp.int32(column), jnp.float32(share), height, width)
+    assert (np.abs(np.array(box) - [top, bottom, left, right]) <= 1).all()
 
 
 @pytest.mark.parametrize(
