@@ -74,7 +74,10 @@ class ConfigParser(Parser):
             allow_abbrev=False,
         )
         self.add_argument(
-            "--config", required=required, metavar="FILE[:METHOD]", help="config file and method"
+            "--config",
+            required=required,
+            metavar="FILE[:METHOD]",
+            help="config file, or the name of one that comes with the library, and method",
         )
 
     def parse_with_config(self, argv: Sequence[str]) -> tuple[argparse.Namespace, Config]:

@@ -27,7 +27,7 @@ if __name__ == "__main__":
     signals.imports_begin()
 
 from dks_jax.command_line import ConfigParser, report, silence_libraries
-from dks_jax.config import Config, split_method
+from dks_jax.config import Config, find_config
 from dks_jax.runtime import compilation, hosts, output
 from dks_jax.runtime.errors import InputError
 from dks_jax.runtime.signals import Interrupted, StopSignals, handling
@@ -109,7 +109,7 @@ def parse(argv: Sequence[str]) -> Command:
     arguments, config = parser.parse_with_config(argv)
     if arguments.workdir == "":
         raise InputError("`--workdir` must name a folder; got an empty name.")
-    name = split_method(arguments.config)[0].stem
+    name = find_config(arguments.config)[0].stem
     default = Path("runs", f"{name}-{config.method}-seed{config.seed}")
     return Command(
         config,

@@ -1,6 +1,6 @@
 """Configs of experiments: their schema, the training methods, and the loading of config files."""
 
-from dks_jax.config.loading import Arguments, Config, complete, flatten, load, recorded, restore, split_method
+from dks_jax.config.loading import Arguments, Config, complete, find_config, flatten, load, recorded, restore
 from dks_jax.config.methods import BY_METHOD, METHODS, PUBLISHED, Method, resolve
 from dks_jax.config.schema import AUTO, COUNT_LIMIT, FIELDS, Field, check, fits
 
@@ -17,11 +17,11 @@ __all__ = [
     "Method",
     "check",
     "complete",
+    "find_config",
     "fits",
     "flatten",
     "load",
     "recorded",
     "resolve",
     "restore",
-    "split_method",
 ]

@@ -22,22 +22,28 @@ Config: TypeAlias = Any
 Arguments: TypeAlias = Callable[[str], Mapping[str, Field]]
 # What others call a field, for the remark on an unknown one.
 ABBREVIATIONS = {"lr": "learning_rate"}
+PACKAGE = Path(__file__).parents[1]
+
+
+def _shipped() -> Path:
+    """The folder of the configs that come with the library: in the package, or beside it in a checkout."""
+    inside = PACKAGE / "configs"
+    return inside if inside.is_dir() else PACKAGE.parent / "configs"
 
 
 def load(file: str, overrides: Mapping[str, str], arguments: Arguments) -> Config:
     """Loads a config file and returns a checked config in which every field is set.
 
     Args:
-      file: path of the config file, "configs/NAME.py" or with a training method "configs/NAME.py:METHOD".
+      file: path of the config file, or the name of one that comes with the library, e.g. "digits_wrn"; with a
+        training method after a colon, e.g. "configs/digits_wrn.py:baseline".
       overrides: values as typed on a command line, by dotted name, e.g. {"optimizer.learning_rate": "0.2"}.
       arguments: see `Arguments`.
 
     Raises:
       InputError: the file is absent or broken, or a field is unknown, of the wrong type or out of range.
     """
-    path, method = split_method(file)
-    if not path.is_file():
-        raise InputError(f"`--config` must name a file, e.g. configs/digits_wrn.py; there is no {path}.")
+    path, method = find_config(file)
     try:
         get_config = runpy.run_path(str(path))["get_config"]
         config = get_config(method) if method else get_config()
@@ -112,12 +118,28 @@ def _lists(value: Any) -> Any:
     return [_lists(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def split_method(file: str) -> tuple[Path, str]:
-    """Splits "PATH:METHOD" into the path and the method, which is empty if there is none."""
-    if Path(file).is_file() or ":" not in file:
-        return Path(file), ""
-    path, _, method = file.rpartition(":")
-    return Path(path), method
+def find_config(file: str) -> tuple[Path, str]:
+    """The config file and the method, which is empty if there is none, of an argument of `load`.
+
+    Raises:
+      InputError: there is no such file, and none of this name comes with the library.
+    """
+    path, method = Path(file), ""
+    if ":" in file and not path.is_file():
+        name, _, method = file.rpartition(":")
+        path = Path(name)
+    if path.is_file():
+        return path, method
+    own = _shipped() / f"{path}.py"
+    if path.name == str(path) and own.is_file():
+        return own, method
+    names = sorted(own.stem for own in _shipped().glob("*.py"))
+    close = difflib.get_close_matches(path.stem, names, n=1)
+    remark = f"the closest of the shipped ones is {close[0]}" if close else f"shipped are {', '.join(names)}"
+    raise InputError(
+        f"`--config` must name a config file, or one that comes with the library; there is no {path}: "
+        f"{remark}."
+    )
 
 
 def flatten(config: Config, prefix: str = "") -> dict[str, Any]:

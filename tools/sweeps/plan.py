@@ -10,7 +10,7 @@ from typing import NamedTuple
 from summary.reading import read_run
 
 from dks_jax import models
-from dks_jax.config import Config, split_method
+from dks_jax.config import Config, find_config
 from dks_jax.runtime.errors import InputError
 from dks_jax.training import workdir
 
@@ -60,8 +60,10 @@ def plan(
     Raises:
       InputError: the config of a run is wrong, a field is given twice, or a workdir belongs to another run.
     """
-    if split_method(file)[1]:
-        raise InputError(f"`--config` must name a file alone, since --methods has the methods; got {file}.")
+    if find_config(file)[1]:
+        raise InputError(
+            f"`--config` must be given without a method, since --methods has the methods; got {file}."
+        )
     given = [*(name for name, _ in varied), *fixed]
     for name in given:
         if name in FLAGS:
