@@ -90,13 +90,18 @@ def test_bfloat16_is_rounded_after_normalising_in_float32():
 
 def test_accelerators_crop_and_flip_to_the_same_pixels():
     indices = jnp.array([4, 1, 5, 0, 2, 3])
-    for padding in (0, 1, 6):
-        for pad_mode in PAD:
-            for flip in (False, True):
-                how = {"padding": padding, "pad_mode": pad_mode, "flip": flip}
-                expected = crop(IMAGES, indices, 3, **how)
-                with forms("accelerator"):
-                    np.testing.assert_array_equal(crop(IMAGES, indices, 3, **how), expected)
+    cases = [
+        (0, "zero", True),
+        (1, "zero", False),
+        (1, "reflect", True),
+        (6, "reflect", False),
+        (6, "zero", True),
+    ]
+    for padding, pad_mode, flip in cases:
+        how = {"padding": padding, "pad_mode": pad_mode, "flip": flip}
+        expected = crop(IMAGES, indices, 3, **how)
+        with forms("accelerator"):
+            np.testing.assert_array_equal(crop(IMAGES, indices, 3, **how), expected)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -64,7 +64,7 @@ def first_step(block, *, num_blocks, num_images, remat, dtype=jnp.float32, dump=
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("block", [wide_block, bottleneck])
+@pytest.mark.parametrize("block", [pytest.param(wide_block, marks=pytest.mark.slow), bottleneck])
 def test_loss_gradients_and_statistics_are_the_same(block):
     recomputed, kept = (
         first_step(block, num_blocks=2, num_images=4, dtype=jnp.float64, remat=remat)

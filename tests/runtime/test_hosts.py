@@ -141,6 +141,7 @@ def test_devices_and_processes_give_the_result_of_one_device_and_go_on_from_it(o
         assert_agrees(folder, one_device[groups])
 
 
+@pytest.mark.slow
 def test_they_do_so_with_lamb_stochastic_depth_and_moving_averages(several, tmp_path):
     training = Training(Devices(), **REGULARISED)
     assert_close(np.load(several[0][0] / "regularised.npz"), training.end(training.begin(tmp_path)))

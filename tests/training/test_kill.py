@@ -119,6 +119,7 @@ def test_a_run_killed_while_it_trains_and_while_it_saves_ends_as_the_unbroken_on
     assert kills[0][0] > 0
 
 
+@pytest.mark.slow
 def test_a_run_that_every_signal_stops_in_turn_ends_as_the_unbroken_one(whole, tmp_path, capsys):
     workdir, output, step = tmp_path / "run", tmp_path / "output.txt", 0
     for name, status in (("INT", 130), ("TERM", 143), ("USR1", 138), ("USR2", 140), ("HUP", 129)):

@@ -82,7 +82,7 @@ def test_a_grey_network_is_trained_on_grey_images(tmp_path):
     assert written(further)["mean"] == list(metadata.preprocessing.mean)
 
 
-@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("streamed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_goes_on_with_an_image_that_has_gone_bad(tmp_path, capsys, streamed):
     root, workdir = fill(tmp_path / "images", "train", "val"), tmp_path / "run"
     for i in range(4, 40):

@@ -254,6 +254,7 @@ def test_other_methods_train_as_torch_does(x64, method: str, pairs: tuple):
         assert_agree(ours.snapshots[4][kind], theirs.snapshots[4][kind], TOLERANCE)
 
 
+@pytest.mark.slow
 def test_with_the_forms_for_accelerators_it_trains_as_torch_does(x64):
     task, ours = train_ours("dks", num_images=21, num_epochs=2, snapshots=[6], form="accelerator")
     theirs = train_torch(task, snapshots=[6])

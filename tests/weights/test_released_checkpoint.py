@@ -179,6 +179,7 @@ def train_from(weights, folder, *more):
     return train.main([*command, "--config.init_optimizer=True", *more])
 
 
+@pytest.mark.slow
 def test_the_command_line_goes_on_at_the_epoch_of_the_file_itself(released, tmp_path, capsys):
     assert train_from(released[0], tmp_path, "--config.epochs=60") == 0
     assert str(released[0]) in capsys.readouterr().out
