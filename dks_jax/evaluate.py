@@ -1,11 +1,12 @@
 """Evaluates weights on held-out images: top-1 and top-5 error, likelihood and calibration.
 
     python -m dks_jax.evaluate --weights PATH [--config configs/NAME.py[:METHOD]] [--output FILE.json]
-        [--logits FILE.npy] [--skip_unreadable] [--config.FIELD=VALUE ...]
+        [--predictions FILE.csv] [--logits FILE.npy] [--skip_unreadable] [--config.FIELD=VALUE ...]
 
 The config gives the data (data.*), the precision and whether a GPU computes deterministically. Where PATH is
 a run, its own config is the default. The network is the one that the weights belong to; each of its
-classifiers is evaluated.
+classifiers is evaluated. --predictions writes a line for each image: its path, its class, the class that the
+main classifier predicts with its probability, and the same two of each branch.
 
 The exit status is 0, 2 for wrong input, 130 after Ctrl-C, 141 if nobody reads the standard output.
 """
@@ -13,6 +14,7 @@ The exit status is 0, 2 for wrong input, 130 after Ctrl-C, 141 if nobody reads t
 import json
 import sys
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +54,7 @@ class Command(NamedTuple):
 
     config_file: path of the config, from --config or of a run's config.json.
     weights: path of the weights.
-    output, logits: files to write; None where the flag is absent.
+    output, predictions, logits: files to write; None where the flag is absent.
     skip_unreadable: whether to leave out images that cannot be decoded.
     """
 
@@ -60,6 +62,7 @@ class Command(NamedTuple):
     config_file: str
     weights: str
     output: Path | None
+    predictions: Path | None
     logits: Path | None
     skip_unreadable: bool
 
@@ -73,6 +76,9 @@ def parse(argv: Sequence[str]) -> Command:
     parser = ConfigParser("python -m dks_jax.evaluate", __doc__, FIELDS, required=False)
     parser.add_weights()
     parser.add_argument("--output", metavar="FILE.json", help="file for the result in JSON")
+    parser.add_argument(
+        "--predictions", metavar="FILE.csv", help="file for the predictions, a line for each image"
+    )
     parser.add_argument(
         "--logits", metavar="FILE.npy", help="file for the logits, float32 [classifier, example, class]"
     )
@@ -97,12 +103,15 @@ def parse(argv: Sequence[str]) -> Command:
             f"`data.test_per_class` must be 0 for {config.data.source} with `--skip_unreadable`, because "
             f"choosing images by class decodes all of them; got {config.data.test_per_class}."
         )
-    result, logits = (_destination(arguments, name) for name in ("output", "logits"))
-    if result and logits and result.resolve() == logits.resolve():
-        raise InputError(
-            f"`--logits` must name another file than `--output`; got {arguments.logits!r} twice."
-        )
-    return Command(config, str(config_file), arguments.weights, result, logits, arguments.skip_unreadable)
+    files = {name: _destination(arguments, name) for name in ("output", "predictions", "logits")}
+    for (first, path), (second, other) in combinations(files.items(), 2):
+        if path and other and path.resolve() == other.resolve():
+            raise InputError(
+                f"`--{second}` must name another file than `--{first}`; got {str(path)!r} twice."
+            )
+    return Command(
+        config, str(config_file), arguments.weights, skip_unreadable=arguments.skip_unreadable, **files
+    )
 
 
 def read_config(weights: Path) -> tuple[Path, dict[str, Any]]:
@@ -157,6 +166,11 @@ def write(command: Command, prepared: evaluation.Evaluation, result: evaluation.
         description = {**report.as_json(prepared, result), "config": command.config_file}
         with atomic_write(command.output) as partial:
             partial.write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
+    if command.predictions:
+        table = report.as_csv(prepared, result)
+        with atomic_write(command.predictions) as partial:
+            # Names of files may be bytes that are no UTF-8.
+            partial.write_text(table, encoding="utf-8", errors="surrogateescape", newline="")
     if command.logits and result.logits is not None:
         # Given a path, numpy.save would append .npy to its name.
         with atomic_write(command.logits) as partial, partial.open("wb") as file:

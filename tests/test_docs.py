@@ -9,6 +9,7 @@ from pathlib import Path
 import convert_pytorch
 import measure_images
 import pytest
+import report
 import summarize
 import sweep
 
@@ -21,6 +22,7 @@ PROGRAMS = {
     "predict": predict.main,
     "convert_pytorch": convert_pytorch.main,
     "measure_images": measure_images.main,
+    "report": report.main,
     "summarize": summarize.main,
     "sweep": sweep.main,
 }

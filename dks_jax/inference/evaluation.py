@@ -41,6 +41,25 @@ class Evaluation(NamedTuple):
     held_out: HeldOut
     assumed: tuple[str, ...]
 
+    def name_of(self, index: int) -> str:
+        """The name of the image at an index of the split, e.g. its path."""
+        return _name(self.held_out.split, index)
+
+
+class Examples(NamedTuple):
+    """What the classifiers, in depth order, say of each evaluated image, in the order of the split.
+
+    indices: places of the images in the split, integers [example].
+    labels: integers [example].
+    predictions: the likeliest class, of equal ones the first, integers [classifier, example].
+    confidences: its probability, float64 [classifier, example], 0 to 1.
+    """
+
+    indices: np.ndarray
+    labels: np.ndarray
+    predictions: np.ndarray
+    confidences: np.ndarray
+
 
 class Result(NamedTuple):
     """The result of an evaluation.
@@ -50,6 +69,7 @@ class Result(NamedTuple):
     skipped: names of the images that could not be decoded.
     logits: float32 [classifier, example, class] in the order of the split; None where they were not kept.
     images_per_second: throughput, without compilation where possible.
+    examples: labels and predictions of the single images.
     """
 
     classifiers: dict[str, Metrics]
@@ -57,6 +77,7 @@ class Result(NamedTuple):
     skipped: list[str]
     logits: np.ndarray | None
     images_per_second: float
+    examples: Examples
 
     @property
     def main(self) -> Metrics:
@@ -127,6 +148,8 @@ def evaluate(evaluation: Evaluation, *, skip_unreadable: bool = False, keep_logi
     feed = data.held_out_feed(split, preparation, batch_size=fields.batch_size, devices=devices)
     forward = Forward(evaluation.network, feed, devices)
     parts: list[ExampleScores] = []
+    labels: list[np.ndarray] = []
+    predictions: list[np.ndarray] = []
     kept: list[np.ndarray] = []
     seen = 0
     watch = Stopwatch()
@@ -137,7 +160,9 @@ def evaluate(evaluation: Evaluation, *, skip_unreadable: bool = False, keep_logi
             readable = [i for i in range(size) if seen + i not in skipped]
             logits = output.logits[:, readable]
             require_finite_logits(logits, [seen + i for i in readable], partial(_name, split))
-            parts.append(example_scores(logits, output.labels[readable]))
+            labels.append(output.labels[readable])
+            predictions.append(np.argmax(logits, axis=-1))
+            parts.append(example_scores(logits, labels[-1]))
             if keep_logits:
                 kept.append(logits)
             seen += size
@@ -167,6 +192,12 @@ def evaluate(evaluation: Evaluation, *, skip_unreadable: bool = False, keep_logi
         skipped=[error.name for error in errors],
         logits=np.concatenate(kept, axis=1) if keep_logits else None,
         images_per_second=watch.images_per_second,
+        examples=Examples(
+            indices=np.array([i for i in range(split.num_examples) if i not in skipped]),
+            labels=np.concatenate(labels),
+            predictions=np.concatenate(predictions, axis=1),
+            confidences=whole.confidences,
+        ),
     )
 
 

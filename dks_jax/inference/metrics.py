@@ -104,7 +104,35 @@ def expected_calibration_error(confidences: np.ndarray, correct: np.ndarray, bin
       correct: whether each prediction is right, [example].
       bins: number of bins.
     """
-    inner_edges = np.arange(1, bins) / bins
-    index = np.digitize(confidences, inner_edges, right=True)
-    gaps = np.bincount(index, weights=correct - confidences, minlength=bins)
+    gaps = np.bincount(_bins(confidences, bins), weights=correct - confidences, minlength=bins)
     return calibration_error(gaps, len(confidences))
+
+
+class Reliability(NamedTuple):
+    """Confidence and accuracy in equal bins of confidence, of which 0 is the lowest; arrays [bin].
+
+    counts: number of examples.
+    confidences: mean confidence, 0 to 1; NaN where there is no example.
+    accuracies: share of right predictions, 0 to 1; NaN where there is no example.
+    """
+
+    counts: np.ndarray
+    confidences: np.ndarray
+    accuracies: np.ndarray
+
+
+def reliability(confidences: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> Reliability:
+    """The points of a reliability diagram, in the bins of `expected_calibration_error`.
+
+    That error is the mean over the examples of |accuracy - confidence| of their bins. Arguments as there.
+    """
+    index = _bins(confidences, bins)
+    counts = np.bincount(index, minlength=bins)
+    sums = (np.bincount(index, weights=values, minlength=bins) for values in (confidences, correct))
+    with np.errstate(invalid="ignore"):
+        return Reliability(counts, *(total / counts for total in sums))
+
+
+def _bins(confidences: np.ndarray, bins: int) -> np.ndarray:
+    """The bin of each confidence, of equal ones from 0 to 1; an edge belongs to the bin below."""
+    return np.digitize(confidences, np.arange(1, bins) / bins, right=True)

@@ -1,5 +1,7 @@
-"""The report of an evaluation: a description with warnings, and the result as a table and as JSON."""
+"""The report of an evaluation: a description with warnings, the result as a table, as JSON and as CSV."""
 
+import csv
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +10,7 @@ import jax
 from dks_jax import models
 from dks_jax.config import Config
 from dks_jax.data import source
+from dks_jax.inference.breakdown import class_errors
 from dks_jax.inference.evaluation import Evaluation, Result
 from dks_jax.models import Preprocessing
 from dks_jax.reporting.measurements import ECE_BINS
@@ -91,6 +94,7 @@ def as_json(evaluation: Evaluation, result: Result) -> dict[str, Any]:
         **result.main._asdict(),
         "classifiers": {name: own._asdict() for name, own in result.classifiers.items()},
         "ece_bins": ECE_BINS,
+        "per_class": _per_class(evaluation, result),
         "skipped": result.skipped,
         "images_per_second": result.images_per_second,
         "weights": evaluation.weights,
@@ -106,6 +110,40 @@ def as_json(evaluation: Evaluation, result: Result) -> dict[str, Any]:
         "assumed": list(evaluation.assumed),
         "warnings": warnings(evaluation),
     }
+
+
+def as_csv(evaluation: Evaluation, result: Result) -> str:
+    """The predictions of a result as CSV with a header and a line for each evaluated image.
+
+    The columns: `path`, below `data.root`, or another name where the image has no file; `label`, its class;
+    `prediction` and `probability`, the class that the main classifier finds the likeliest and its
+    probability, 0 to 1; then for each branch the same two, as e.g. `branch1` and `branch1_probability`. Of
+    classes with equal logits the first one is the prediction, as in the errors. A path that is no valid
+    UTF-8 has surrogate escapes.
+    """
+    *branches, _ = evaluation.network.names
+    names, own = evaluation.metadata.class_names, result.examples
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    header = [column for branch in branches for column in (branch, f"{branch}_probability")]
+    writer.writerow(["path", "label", "prediction", "probability", *header])
+    predictions, confidences = own.predictions.T.tolist(), own.confidences.T.tolist()
+    for index, label, predicted, sure in zip(own.indices, own.labels, predictions, confidences, strict=True):
+        *of_branches, main = zip((names[place] for place in predicted), sure, strict=True)
+        columns = [value for pair in (main, *of_branches) for value in pair]
+        writer.writerow([evaluation.name_of(int(index)), names[label], *columns])
+    return text.getvalue()
+
+
+def _per_class(evaluation: Evaluation, result: Result) -> list[dict[str, Any]]:
+    """The number of images and the error of the main classifier in %, of each class that has images."""
+    own, names = result.examples, evaluation.metadata.class_names
+    images, wrong = class_errors(own.labels, own.predictions[-1], len(names))
+    return [
+        {"class": name, "images": count, "top1_error": 100 * errors / count}
+        for name, count, errors in zip(names, images.tolist(), wrong.tolist(), strict=True)
+        if count
+    ]
 
 
 def _data(fields: Config) -> dict[str, str]:

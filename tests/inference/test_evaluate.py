@@ -1,7 +1,9 @@
 """Evaluation against training's own figures, against images one at a time, and wrong inputs."""
 
+import csv
 import errno
 import json
+import os
 import re
 import shutil
 
@@ -33,6 +35,14 @@ def results(tmp_path, *arguments):
     output, logits = tmp_path / "results.json", tmp_path / "logits.npy"
     assert evaluate.main([*arguments, f"--output={output}", f"--logits={logits}"]) == 0
     return json.loads(output.read_text()), np.load(logits)
+
+
+def predictions(tmp_path, *arguments):
+    """The lines of the CSV that evaluation writes, as dictionaries, and its JSON."""
+    file = tmp_path / "predictions.csv"
+    result, _ = results(tmp_path, *arguments, f"--predictions={file}")
+    with file.open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
+        return list(csv.DictReader(lines)), result
 
 
 def refused(tmp_path, capsys, *arguments, alone=False):
@@ -114,6 +124,48 @@ def test_every_classifier_is_evaluated_and_each_image_counts_once(weights, tmp_p
     assert output.endswith(f"[Error rate] Top-1: {top1:.4f}%, Top-5: {top5:.4f}%\n")
 
 
+def test_the_predictions_of_single_images_give_the_same_errors(weights, tmp_path):
+    lines, result = predictions(tmp_path, *SMALL, f"--weights={weights[0]}")
+    logits = np.load(tmp_path / "logits.npy").astype(np.float64)
+    assert [line["path"] for line in lines] == [f"held-out image {i}" for i in range(20)]
+    shares = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    columns = {
+        "branch1": "branch1_probability",
+        "branch2": "branch2_probability",
+        "prediction": "probability",
+    }
+    assert set(lines[0]) == {"path", "label", *columns, *columns.values()}
+    for (column, of), own, name in zip(columns.items(), shares, result["classifiers"], strict=True):
+        wrong = np.mean([line[column] != line["label"] for line in lines])
+        assert 100 * float(wrong) == result["classifiers"][name]["top1_error"]
+        np.testing.assert_allclose([float(line[of]) for line in lines], own.max(axis=-1), rtol=1e-6)
+    assert [entry["class"] for entry in result["per_class"]] == [str(label) for label in range(10)]
+    errors = [entry["top1_error"] * entry["images"] for entry in result["per_class"]]
+    assert sum(errors) / 20 == pytest.approx(result["top1_error"])
+
+
+def test_of_equal_logits_the_first_class_is_the_prediction_and_counts_in_the_error(tmp_path):
+    save_tiny(tmp_path / "weights", **{"head.fc.kernel": np.zeros((8, 10), np.float32)})
+    lines, result = predictions(tmp_path, *SMALL, f"--weights={tmp_path / 'weights'}")
+    assert {line["prediction"] for line in lines} == {"0"}
+    assert [float(line["probability"]) for line in lines] == pytest.approx([0.1] * 20)
+    assert result["top1_error"] == 100 * float(np.mean([line["label"] != "0" for line in lines])) == 90
+
+
+def test_any_name_of_a_class_and_of_a_file_survives_in_the_predictions(image_folder, tmp_path):
+    names = ['a, "b"', "c\nd"]
+    for old, new in zip("ab", names, strict=True):
+        for split in ("train", "test"):
+            (image_folder / split / old).rename(image_folder / split / new)
+    files = [os.fsencode(f"test/{names[0]}/") + b"\xff,.png", os.fsencode(f"test/{names[1]}/1.png")]
+    (image_folder / "test" / names[0] / "1.png").rename(image_folder / os.fsdecode(files[0]))
+    save_tiny(tmp_path / "colour", 2, channels=3, mean=0.5, std=0.25, class_names=names)
+    lines, _ = predictions(tmp_path, *on_folder(image_folder), f"--weights={tmp_path / 'colour'}")
+    assert [line["label"] for line in lines] == names
+    assert {line["prediction"] for line in lines} <= {*names}
+    assert [os.fsencode(line["path"]) for line in lines] == files
+
+
 def test_the_size_of_a_batch_changes_nothing_but_rounding(weights, tmp_path):
     arguments = [*SMALL, f"--weights={weights[0]}"]
     _, expected = results(tmp_path, *arguments)
@@ -187,6 +239,8 @@ def test_unreadable_images_stop_it_or_are_left_out_and_listed(image_folder, colo
         path.write_bytes(b"no image")
     new = f"--output={tmp_path / 'new.json'}"
     assert str(unreadable[0]) in refused(tmp_path, capsys, *arguments, new)
+    lines, _ = predictions(tmp_path, *arguments, "--skip_unreadable")
+    assert [line["path"] for line in lines] == ["test/a/1.png", "test/b/1.png"]
     result, logits = results(tmp_path, *arguments, "--skip_unreadable")
     assert result["skipped"] == [str(path) for path in unreadable]
     assert result["num_examples"] == 2
@@ -253,6 +307,8 @@ WRONG = {
     "no place to write": (["--logits=/proc/logits.npy"], "`--logits`"),
     "too long a name": ([f"--output={'x' * 300}"], "File name too long"),
     "one file for both": (["--output=x", "--logits=./x"], "`--logits`"),
+    "one file for others": (["--predictions=x", "--logits=./x"], "`--logits`"),
+    "predictions nowhere": (["--predictions=nowhere/x.csv"], "`--predictions`"),
     "precision": (["--config.precision=float64"], "`precision`"),
     "a flag of training": (["--workdir=x"], "--workdir=x"),
 }

@@ -4,7 +4,7 @@ import csv
 import io
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from dks_jax.reporting.tables import markdown_table
 from summary.differences import compare
@@ -12,6 +12,7 @@ from summary.methods import METHODS, PAPER
 from summary.reading import MEASURES, Run
 from summary.rows import Row, relative_compute
 
+LEGEND = "Mean ± standard deviation over seeds (number of runs). Data: training + test images."
 TITLES = {
     "last": "**Test error of the main classifier, last epoch, in %**",
     "best": "**The same at the best epoch of each run**, optimistic because the test images choose the epoch",
@@ -44,21 +45,40 @@ def _common(runs: Sequence[Run]) -> list[str]:
 
 def markdown(rows: Sequence[Row], left_out: Sequence[str]) -> str:
     """Formats the tables of errors, of measures and of differences, and the list of what was left out."""
-    # The label of the setting is empty in every row where there is one experiment alone.
-    labels = ["network", "data", "setting"][: 3 if any(row.setting for row in rows) else 2]
-    parts = ["Mean ± standard deviation over seeds (number of runs). Data: training + test images."]
-    errors = dict.fromkeys(name for row in rows for runs in row.runs.values() for name in _common(runs))
-    for error in errors:
-        if error not in MEASURES:
-            title = TITLES.get(error, f"**Test error of {error}, last epoch, in %**")
-            parts += [title, markdown_table(_errors(rows, labels, error))]
-    parts += [MEASURED, markdown_table(_measures(rows, labels))]
-    differences = _differences(rows, labels)
-    if len(differences) > 1:
-        parts += [DIFFERENCES, markdown_table(differences)]
+    parts = [LEGEND]
+    for table in tables(rows):
+        parts += [table.title, markdown_table(table.lines)]
     if left_out:
         parts += ["**Left out**", "\n".join(f"- {line}" for line in left_out)]
     return "\n\n".join(parts) + "\n"
+
+
+class Table(NamedTuple):
+    """A table of a summary.
+
+    title: a line above it, in Markdown.
+    lines: lines of as many cells each, the first of which is the header.
+    """
+
+    title: str
+    lines: list[list[str]]
+
+
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """The tables of errors, of measures and, where there are several methods, of differences."""
+    # The label of the setting is empty in every row where there is one experiment alone.
+    labels = ["network", "data", "setting"][: 3 if any(row.setting for row in rows) else 2]
+    errors = dict.fromkeys(name for row in rows for runs in row.runs.values() for name in _common(runs))
+    found = [
+        Table(TITLES.get(error, f"**Test error of {error}, last epoch, in %**"), _errors(rows, labels, error))
+        for error in errors
+        if error not in MEASURES
+    ]
+    found.append(Table(MEASURED, _measures(rows, labels)))
+    differences = _differences(rows, labels)
+    if len(differences) > 1:
+        found.append(Table(DIFFERENCES, differences))
+    return found
 
 
 def _errors(rows: Sequence[Row], labels: Sequence[str], error: str) -> list[list[str]]:
