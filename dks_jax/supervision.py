@@ -128,6 +128,26 @@ class DeeplySupervised(nnx.Module):
         """The network for deployment: this stem, stages and head, shared and not copied, without branches."""
         return DeeplySupervised(self.stem, self.stages, self.head)
 
+    def classifier(self, name: str) -> "DeeplySupervised":
+        """The path to one classifier alone, as a network without branches that shares the modules on it.
+
+        It is the stem, the stages up to the fork, and the stages and the head of the branch; for the main
+        classifier it is that of `drop_branches`.
+
+        Args:
+          name: one of `names`.
+
+        Raises:
+          InputError: there is no classifier of this name.
+        """
+        if name not in self.names:
+            raise InputError(f"`classifier` must be one of {', '.join(self.names)}; got {name!r}.")
+        if name == self.names[-1]:
+            return self.drop_branches()
+        branch = self.branches[self.names.index(name)]
+        shared = list(self.stages)[: branch.after + 1]
+        return DeeplySupervised(self.stem, [*shared, *branch.stages], branch.head)
+
 
 def require_forks(forks: Sequence[int], num_stages: int) -> None:
     """Raises InputError unless all branches fork after existing stages, in depth order."""

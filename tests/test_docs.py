@@ -4,21 +4,28 @@ import re
 import runpy
 import shlex
 import sys
+from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import convert_pytorch
 import measure_images
+import numpy as np
 import pytest
 import report
 import summarize
 import sweep
+from PIL import Image
 
-from dks_jax import evaluate, models, predict, train
+from dks_jax import evaluate, export, models, predict, train
+from dks_jax.data import View, decoding
+from dks_jax.models import Preprocessing
 from support.runs import ROOT, SMALL
 
 PROGRAMS = {
     "train": train.main,
     "evaluate": evaluate.main,
+    "export": export.main,
     "predict": predict.main,
     "convert_pytorch": convert_pytorch.main,
     "measure_images": measure_images.main,
@@ -28,6 +35,9 @@ PROGRAMS = {
 }
 # The page that a newcomer reads first; the others take minutes.
 ALWAYS = ("README",)
+NO_EXTRA = pytest.mark.skipif(
+    find_spec("jax2onnx") is None, reason="jax2onnx is not installed: pip install -e '.[export]'"
+)
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -66,6 +76,8 @@ def run(language, text, names):
 
 def as_case(page):
     marks = [] if page.stem in ALWAYS else [pytest.mark.slow]
+    if page.stem == "serving":
+        marks.append(NO_EXTRA)
     return pytest.param(page, marks=marks, id=page.stem)
 
 
@@ -95,6 +107,21 @@ def test_examples_run_in_order(page, tmp_path, monkeypatch, capsys):
 def test_an_own_network_takes_less_than_thirty_lines():
     _, text = examples(ROOT / "docs" / "own_model.md")[0]
     assert len([line for line in text.splitlines() if line.strip()]) < 30
+
+
+PREPROCESSINGS = [("squash", 0.875, "bilinear"), ("dks", 0.875, "bilinear"), ("standard", 0.95, "bicubic")]
+
+
+@pytest.mark.parametrize("how", PREPROCESSINGS, ids=lambda how: how[0])
+def test_the_serving_page_sees_the_pixels_that_the_library_sees(how, tmp_path):
+    (text,) = (text for _, text in examples(ROOT / "docs" / "serving.md") if "def read(" in text)
+    names = {"np": np, "Image": Image}
+    exec(text[text.index("def read(") : text.index("def main(")], names)
+    path = tmp_path / "image.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (67, 93, 3), np.uint8)).save(path)
+    preprocessing = Preprocessing(how[0], 32, 32, 3, (0.5,) * 3, (0.25,) * 3, False, *how[1:])
+    view = View(32, 3, how[0], crop_ratio=how[1], interpolation=how[2])
+    np.testing.assert_array_equal(names["read"](path, asdict(preprocessing)), decoding.decode(path, view))
 
 
 def anchors(page):

@@ -81,6 +81,22 @@ def images():
     return np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
 
 
+def test_a_classifier_alone_takes_its_own_way_and_shares_the_modules_on_it():
+    network, images = marked_network(), jnp.ones((4, 1))
+    for index, name in enumerate(network.names):
+        alone = network.classifier(name)
+        assert alone.names == ("main",)
+        np.testing.assert_array_equal(alone(images), network(images)[index : index + 1])
+    assert len(network.classifier("branch2").stages) == 2
+    network.branches[0].head.factor.set_value(jnp.array(0.0))
+    assert network.classifier("branch1")(images).max() == 0
+
+
+def test_a_classifier_that_is_not_there_is_refused():
+    with pytest.raises(InputError, match=r"branch1, branch2, main.*'branch3'"):
+        marked_network().classifier("branch3")
+
+
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_dropping_the_branches_leaves_the_main_logits_bit_identical(small_wrn, images, mode):
     network = nnx.clone(small_wrn)

@@ -22,18 +22,20 @@ def atomic_write(path: Path) -> Iterator[Path]:
     It replaces `path` at the end of the block; if the block fails, `path` stays as it was.
     """
     partial = path.with_name(path.name + ".partial")
+    old = path.with_name(path.name + ".partial.old")
     _remove_all(partial)
     try:
         with naming(path):
             yield partial
+            # A folder cannot replace another one: the old one steps aside until the new one is there.
+            if path.is_dir():
+                path.replace(old)
+            partial.replace(path)
     except BaseException:
+        if old.exists() and not path.exists():
+            old.replace(path)
         _remove_all(partial)
         raise
-    # A folder cannot replace another one: the old one steps aside until the new one is there.
-    old = path.with_name(path.name + ".partial.old")
-    if path.is_dir():
-        path.replace(old)
-    partial.replace(path)
     remove(old)
 
 

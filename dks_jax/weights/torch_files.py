@@ -7,14 +7,13 @@ import io
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dks_jax.runtime.errors import InputError, first_line, printable
+from dks_jax.runtime.extras import require_package
 from dks_jax.runtime.files import atomic_write
 from dks_jax.weights import inert
 
@@ -187,18 +186,7 @@ def _tensors(value: Any) -> Any:
 
 
 def _require(package: str) -> None:
-    if find_spec(package) is None:
-        raise InputError(
-            f"PyTorch checkpoints need the package {package}, which is not installed; run pip install "
-            "'dks-jax[torch]'."
-        )
-    try:
-        import_module(package)
-    except (ImportError, OSError) as error:
-        raise InputError(
-            f"PyTorch checkpoints need the package {package}, which is installed but cannot be imported "
-            f"({printable(first_line(error), 150)}); repair the installation."
-        ) from error
+    require_package(package, "PyTorch checkpoints", "torch")
 
 
 def _reason(error: Exception) -> str:

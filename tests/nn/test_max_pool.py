@@ -46,3 +46,11 @@ def test_gpus_neither_scatter_nor_reduce_windows():
         program = jax.jit(step).lower(image).as_text()
     assert "scatter" not in program
     assert "reduce_window" not in program
+
+
+def test_gpus_take_eight_maxima_where_no_derivative_is_taken():
+    with forms("accelerator"):
+        program = jax.jit(max_pool).lower(jax.ShapeDtypeStruct((1, 8, 8, 4), jnp.float32)).as_text()
+    assert program.count("stablehlo.maximum") == 8
+    assert "reduce_window" not in program
+    assert "select" not in program

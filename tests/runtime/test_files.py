@@ -1,5 +1,7 @@
 """Files and folders that take the place of others."""
 
+from pathlib import Path
+
 import pytest
 
 from dks_jax.runtime.files import atomic_write
@@ -27,3 +29,28 @@ def test_a_failure_leaves_what_was_there(tmp_path):
         fail_half_way()
     assert (tmp_path / "log").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_failure_to_take_the_place_leaves_what_was_there(kind, tmp_path, monkeypatch):
+    old = tmp_path / "weights"
+    if kind == "folder":
+        old.mkdir()
+    else:
+        old.touch()
+    whole = Path.replace
+
+    def replace(path, target):
+        if path.name == "weights.partial":
+            raise PermissionError
+        return whole(path, target)
+
+    def write():
+        with atomic_write(old) as partial:
+            partial.touch()
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(PermissionError):
+        write()
+    assert list(tmp_path.iterdir()) == [old]
+    assert old.is_dir() == (kind == "folder")
