@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dks_jax.synergy import all_pairs, bottom_up, no_pairs, objective, synergy_loss, top_down
 
 __version__ = "0.2.0"
+"""The version of the library."""
 
 __all__ = [
     "Branch",

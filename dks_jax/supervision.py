@@ -17,9 +17,10 @@ Stage = Callable[[jax.Array], jax.Array]
 class BranchSpec(NamedTuple):
     """A description of a branch, from which it is built with the kinds of stage and head of the backbone.
 
-    after: index, from 0, of the backbone stage whose output is the input of the branch.
-    blocks: number of blocks in each stage of the branch; () for a branch without stages, only a head.
-    widths: width of each stage of the branch, before the expansion of a bottleneck.
+    Attributes:
+      after: index, from 0, of the backbone stage whose output is the input of the branch.
+      blocks: number of blocks in each stage of the branch; () for a branch without stages, only a head.
+      widths: width of each stage of the branch, before the expansion of a bottleneck.
     """
 
     after: int
@@ -56,6 +57,8 @@ def _is_branch(branch: Any) -> bool:
 class Branch(nnx.Module):
     """An auxiliary classifier that forks from the output of one backbone stage.
 
+    Called on the features of this stage, it returns logits [batch, class].
+
     Args:
       after: index, from 0, of the backbone stage whose output is the input of the branch.
       stages: modules from features to features, applied in sequence.
@@ -81,6 +84,8 @@ class DeeplySupervised(nnx.Module):
 
     Any Flax NNX modules can serve as stem, stages and heads. Each is called with a single array, and
     `.train()` and `.eval()` switch its mode as they do for NNX's own layers.
+
+    Source: Sun et al., CVPR 2019, arXiv:1906.00675.
 
     Args:
       stem: module from images to features.

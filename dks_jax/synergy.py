@@ -20,22 +20,46 @@ from dks_jax.runtime.errors import InputError
 
 
 def all_pairs(num_classifiers: int) -> np.ndarray:
-    """The teaching matrix of DKS, [teacher, student]: ones with a zero diagonal."""
+    """The teaching matrix of DKS, [teacher, student]: ones with a zero diagonal.
+
+    Source: Sun et al., CVPR 2019, arXiv:1906.00675.
+
+    Args:
+      num_classifiers: number of classifiers, the main one included.
+    """
     return 1.0 - np.eye(num_classifiers)
 
 
 def no_pairs(num_classifiers: int) -> np.ndarray:
-    """The teaching matrix of deep supervision alone, [teacher, student]: zeros."""
+    """The teaching matrix of deep supervision alone, [teacher, student]: zeros.
+
+    Source: Lee et al., "Deeply-Supervised Nets", AISTATS 2015, arXiv:1409.5185.
+
+    Args:
+      num_classifiers: number of classifiers, the main one included.
+    """
     return np.zeros((num_classifiers, num_classifiers))
 
 
 def top_down(num_classifiers: int) -> np.ndarray:
-    """The teaching matrix in which deeper classifiers teach shallower ones: ones below the diagonal."""
+    """The teaching matrix, [teacher, student], in which deeper classifiers teach shallower ones.
+
+    It has ones below the diagonal. Source: the ablations of Sun et al., CVPR 2019, arXiv:1906.00675.
+
+    Args:
+      num_classifiers: number of classifiers, the main one included.
+    """
     return np.tril(all_pairs(num_classifiers))
 
 
 def bottom_up(num_classifiers: int) -> np.ndarray:
-    """The teaching matrix in which shallower classifiers teach deeper ones: ones above the diagonal."""
+    """The teaching matrix, [teacher, student], in which shallower classifiers teach deeper ones.
+
+    It has ones above the diagonal. Source: the ablations of Sun et al., CVPR 2019, arXiv:1906.00675.
+
+    Args:
+      num_classifiers: number of classifiers, the main one included.
+    """
     return np.triu(all_pairs(num_classifiers))
 
 
@@ -102,6 +126,10 @@ def synergy_loss(
 ) -> jax.Array:
     """The synergy loss, alpha T^2 sum_ts teaches[t, s] KL(p_t || p_s), with the teacher p_t held constant.
 
+    Each divergence is in nats and a mean over the batch. Source: Sun et al., CVPR 2019, arXiv:1906.00675;
+    `epsilon` is from the code released with it, `alpha` and `temperature` from Li, Chen, "Dynamic
+    Hierarchical Mimicking", CVPR 2020, arXiv:2003.10739.
+
     Args:
       logits: [classifier, batch, class], main classifier last.
       teaches: [teacher, student], the weight of each ordered pair; the diagonal has no effect.
@@ -138,7 +166,9 @@ def objective(
     teachers: ArrayLike | None = None,
     weights: ArrayLike | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The training loss, sum_i w_i CE(z_i, y) + synergy_loss(z, teaches), and its terms by name.
+    """The training loss, sum_i w_i CE(z_i, y) + synergy_loss(z, teaches), and its terms by name, in nats.
+
+    Source: Sun et al., CVPR 2019, arXiv:1906.00675; see `synergy_loss`.
 
     Args:
       logits: [classifier, batch, class], main classifier last.

@@ -38,7 +38,7 @@ ALWAYS = ("README",)
 NO_EXTRA = pytest.mark.skipif(
     find_spec("jax2onnx") is None, reason="jax2onnx is not installed: pip install -e '.[export]'"
 )
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def examples(page):

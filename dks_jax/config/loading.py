@@ -16,10 +16,10 @@ import ml_collections
 from dks_jax.config.schema import FIELDS, Field, check, fits
 from dks_jax.runtime.errors import InputError
 
-# An ml_collections.ConfigDict, whose attributes a type checker cannot know.
 Config: TypeAlias = Any
-# A function from the name of a network to the rows of the schema for its own arguments.
+"""An ml_collections.ConfigDict, whose attributes a type checker cannot know."""
 Arguments: TypeAlias = Callable[[str], Mapping[str, Field]]
+"""A function from the name of a network to the rows of the schema for its own arguments."""
 # What others call a field, for the remark on an unknown one.
 ABBREVIATIONS = {"lr": "learning_rate"}
 PACKAGE = Path(__file__).parents[1]
@@ -80,7 +80,11 @@ def complete(given: Mapping[str, Any], overrides: Mapping[str, str], arguments: 
 
 
 def restore(fields: Mapping[str, Any], overrides: Mapping[str, str], arguments: Arguments) -> Config:
-    """The checked config of a run, with overrides; for the arguments see `recorded` and `load`.
+    """The checked config of a run, with overrides.
+
+    Args:
+      fields: see `recorded`.
+      overrides, arguments: see `load`.
 
     Raises:
       InputError: as for `complete`.
@@ -120,6 +124,9 @@ def _lists(value: Any) -> Any:
 
 def find_config(file: str) -> tuple[Path, str]:
     """The config file and the method, which is empty if there is none, of an argument of `load`.
+
+    Args:
+      file: path or name of a config, maybe with a method after a colon.
 
     Raises:
       InputError: there is no such file, and none of this name comes with the library.

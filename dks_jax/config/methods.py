@@ -2,17 +2,18 @@
 
 from typing import Any, NamedTuple
 
-# The value of `model.branches` and of `synergy.teaches` that leaves the choice to `method`.
 BY_METHOD = "method"
-# The value of `model.branches` that stands for the branches in the publication of the network.
+"""The value of `model.branches` and of `synergy.teaches` that leaves the choice to `method`."""
 PUBLISHED = "published"
+"""The value of `model.branches` that stands for the branches in the publication of the network."""
 
 
 class Method(NamedTuple):
     """The branches and the teaching matrix that a network is trained with.
 
-    branches: "published", or tuples (after, blocks, widths); see `supervision.BranchSpec`.
-    teaches: a name in `synergy.TEACHES`, or the rows of a matrix [teacher, student].
+    Attributes:
+      branches: "published", or tuples (after, blocks, widths); see `supervision.BranchSpec`.
+      teaches: a name in `synergy.TEACHES`, or the rows of a matrix [teacher, student].
     """
 
     branches: Any
@@ -26,10 +27,15 @@ METHODS = {
     "top_down": Method(PUBLISHED, "top_down"),
     "bottom_up": Method(PUBLISHED, "bottom_up"),
 }
+"""The methods by their names in a config."""
 
 
 def resolve(config: Any) -> Method:
-    """The branches and the teaching matrix of a config; its method gives those that it does not set."""
+    """The branches and the teaching matrix of a config; its method gives those that it does not set.
+
+    Args:
+      config: a config in which every field is set.
+    """
     own = METHODS[config.method]
     branches, teaches = config.model.branches, config.synergy.teaches
     return Method(

@@ -12,21 +12,23 @@ from dks_jax.config.methods import BY_METHOD, METHODS, PUBLISHED
 from dks_jax.runtime.errors import InputError
 
 COUNT_LIMIT = 10**9
-# The value of a field that a run resolves at its start.
+"""The largest number of epochs, images and the like that a field takes."""
 AUTO = "auto"
+"""The value of a field that a run resolves at its start."""
 
 
 class Field(NamedTuple):
     """A row of the schema.
 
-    type: type of the value, or of its elements if `several` is set.
-    default: value of the field if a config file does not set it.
-    meaning: phrase that explains the field on its own, e.g. in the output of --help.
-    minimum, maximum: inclusive bounds of a number.
-    above, below: exclusive bounds of a number.
-    words: accepted strings; for a field of another type, strings that are accepted besides its values.
-    several: whether the value is a tuple.
-    before: value of the field for a run whose config.json lacks it, if this is not `default`.
+    Attributes:
+      type: type of the value, or of its elements if `several` is set.
+      default: value of the field if a config file does not set it.
+      meaning: phrase that explains the field on its own, e.g. in the output of --help.
+      minimum, maximum: inclusive bounds of a number.
+      above, below: exclusive bounds of a number.
+      words: accepted strings; for a field of another type, strings that are accepted besides its values.
+      several: whether the value is a tuple.
+      before: value of the field for a run whose config.json lacks it, if this is not `default`.
     """
 
     type: type
@@ -356,6 +358,7 @@ FIELDS: dict[str, Field] = {
         bool, True, "whether the weight decay includes normalisation and biases"
     ),
 }
+"""The rows of all fields but the arguments of networks, by dotted name; docs/configuration.md lists them."""
 
 
 def fits(value: Any, expected: type) -> bool:
@@ -366,7 +369,14 @@ def fits(value: Any, expected: type) -> bool:
 
 
 def check(values: Mapping[str, Any], rows: Mapping[str, Field]) -> None:
-    """Raises InputError for a value that its row does not accept; both arguments map names of fields."""
+    """Checks values against the rows of a schema.
+
+    Args:
+      values, rows: values, and rows of the schema, by the names of fields; each value has a row.
+
+    Raises:
+      InputError: the row of a value does not accept it.
+    """
     for name, value in values.items():
         _check_value(name, value, rows[name])
 

@@ -27,7 +27,7 @@ class Labels(NamedTuple):
     assumed: tuple[str, ...]
 
 
-def normal_form(name: str) -> str:
+def _normal_form(name: str) -> str:
     """The form in which names are compared."""
     return unicodedata.normalize("NFC", name)
 
@@ -37,7 +37,7 @@ def known(names: Sequence[str]) -> bool:
     return list(names) != [str(label) for label in range(len(names))]
 
 
-def as_numbers(names: Sequence[str]) -> list[int] | None:
+def _as_numbers(names: Sequence[str]) -> list[int] | None:
     """The names as whole numbers, where 01 is 1; None if one of them is no whole number.
 
     Raises:
@@ -59,7 +59,7 @@ def require_distinct(names: Sequence[str], where: object) -> None:
     """Raises InputError if two names of one split are alike in Unicode's form NFC."""
     seen: dict[str, str] = {}
     for name in names:
-        if (twin := seen.setdefault(normal_form(name), name)) != name:
+        if (twin := seen.setdefault(_normal_form(name), name)) != name:
             raise InputError(
                 f"{where} holds two class folders whose names look alike, {twin!a} and {name!a}: "
                 "join or rename them."
@@ -92,7 +92,7 @@ def match(
     if held_out.numbered:
         return _by_number(held_out, len(trained), "the network has no class names")
     # A held-out split may lack the last class of those that train lists, by which a count from 1 shows.
-    numbers = as_numbers(sorted({*held_out.class_names, *listed}))
+    numbers = _as_numbers(sorted({*held_out.class_names, *listed}))
     if numbers is not None:
         _require_range(numbers, len(trained))
         own = {name: int(name) for name in held_out.class_names}
@@ -136,10 +136,10 @@ def match_heads(given: Sequence[str], own: Sequence[str]) -> tuple[list[int] | N
 
 def _comparable(first: Sequence[str], second: Sequence[str]) -> tuple[list, list]:
     """Both lists of names as whole numbers if all of them are, else in normal form."""
-    numbers = as_numbers(first), as_numbers(second)
+    numbers = _as_numbers(first), _as_numbers(second)
     if None not in numbers:
         return numbers  # type: ignore[return-value]
-    return [normal_form(name) for name in first], [normal_form(name) for name in second]
+    return [_normal_form(name) for name in first], [_normal_form(name) for name in second]
 
 
 def _by_name(held_out: HeldOut, needed: Sequence[str], trained: Sequence[str], whose: str) -> Labels:
@@ -152,7 +152,7 @@ def _by_name(held_out: HeldOut, needed: Sequence[str], trained: Sequence[str], w
     }
     if held_out.numbered and not known(held_out.class_names) and not set(needed) <= set(own):
         return _by_number(held_out, len(trained), "the data have no class names")
-    if as_numbers(needed) is not None and as_numbers(trained) is None:
+    if _as_numbers(needed) is not None and _as_numbers(trained) is None:
         raise InputError(
             f"The class folders are numbers ({_listing(needed)}) and the classes of the network have names "
             f"({_listing(trained)}): name the folders as the classes, or import the weights with their "

@@ -72,8 +72,9 @@ def in_threads(function: Callable[[int], T], count: int) -> Iterator[T]:
 class Split(NamedTuple):
     """Labelled images of one size, held in memory.
 
-    images: uint8 [example, height, width, channel], range 0 to 255.
-    labels: int32 [example], range 0 to number of classes - 1.
+    Attributes:
+      images: uint8 [example, height, width, channel], range 0 to 255.
+      labels: int32 [example], range 0 to number of classes - 1.
     """
 
     images: np.ndarray
@@ -81,6 +82,7 @@ class Split(NamedTuple):
 
     @property
     def num_examples(self) -> int:
+        """The number of examples."""
         return len(self.labels)
 
     @property
@@ -94,7 +96,11 @@ class Split(NamedTuple):
         return zlib.crc32(self.labels.tobytes(), zlib.crc32(self.images.tobytes()))
 
     def one_by_one(self, view: View) -> "StoredSplit":
-        """The same images as a split that is read one by one, so that each can be augmented as it is read."""
+        """The same images as a split that is read one by one, so that each can be augmented as it is read.
+
+        Args:
+          view: how they are augmented; it has their size, and takes their number of channels.
+        """
         grey = self.image_shape[-1] == 1
         view = view._replace(channels=self.image_shape[-1])
 
@@ -121,12 +127,13 @@ class Read(Protocol):
 class StoredSplit(NamedTuple):
     """Labelled images, mostly on disk, each of which is decoded and brought to one size when it is read.
 
-    num_examples: number of examples.
-    image_shape: height, width and channels.
-    checksum: CRC-32 of facts that identify the images without decoding them, e.g. their names and sizes.
-    read: function that reads an example; see `Read`.
-    name: function from an index to the name of the example in lists of results, e.g. the path of its file. It
-      may take as long as reading the example.
+    Attributes:
+      num_examples: number of examples.
+      image_shape: height, width and channels.
+      checksum: CRC-32 of facts that identify the images without decoding them, e.g. their names and sizes.
+      read: function that reads an example; see `Read`.
+      name: function from an index to the name of the example in lists of results, e.g. the path of its file.
+        It may take as long as reading the example.
     """
 
     num_examples: int
@@ -197,9 +204,12 @@ class StoredSplit(NamedTuple):
 class ImageData(NamedTuple):
     """A training split, a held-out split and the names of the classes in label order.
 
-    notes: lines about what was found, e.g. files that are left out.
-    exact: whether the checksums are those of the data set, and not of one in which images may be replaced.
-    relabel: what gives the training images other labels than their true ones; None where nothing does.
+    Attributes:
+      train, test: the training images and the held-out images; their labels are places in `class_names`.
+      class_names: names of the classes.
+      notes: lines about what was found, e.g. files that are left out.
+      exact: whether the checksums are those of the data set, and not of one in which images may be replaced.
+      relabel: what gives the training images other labels than their true ones; None where nothing does.
     """
 
     train: Split | StoredSplit
@@ -215,7 +225,11 @@ class ImageData(NamedTuple):
         return HeldOut(self.test, self.class_names)
 
     def replacing_unreadable(self, say: Callable[[str], None]) -> "ImageData":
-        """The same images, where those on disk are replaced by `StoredSplit.replacing_unreadable`."""
+        """The same images, where those on disk are replaced by `StoredSplit.replacing_unreadable`.
+
+        Args:
+          say: takes a line about each image that is replaced, once.
+        """
         train, test = (
             split.replacing_unreadable(say) if isinstance(split, StoredSplit) else split
             for split in (self.train, self.test)
@@ -223,7 +237,10 @@ class ImageData(NamedTuple):
         return self._replace(train=train, test=test, exact=False)
 
     def in_memory(self, train_per_class: int, test_per_class: int) -> "ImageData":
-        """Decodes both splits and keeps the first images of every class; 0 keeps all of them.
+        """Decodes both splits and keeps the first images of every class.
+
+        Args:
+          train_per_class, test_per_class: numbers of images that are kept of each class; 0 for all of them.
 
         Raises:
           InputError: a class has fewer images, or an image cannot be decoded.
@@ -235,13 +252,14 @@ class ImageData(NamedTuple):
 class HeldOut(NamedTuple):
     """A held-out split and its classes.
 
-    split: the images; their labels are places in `class_names`.
-    class_names: names of the classes.
-    listed: class names whose places may serve as labels, e.g. the class folders of train; () where
-      `class_names` does.
-    empty: names of the classes that are known to have no images.
-    numbered: whether the data set itself numbers its classes, unlike folders, which only have names.
-    notes: lines about what was found, e.g. files that are left out.
+    Attributes:
+      split: the images; their labels are places in `class_names`.
+      class_names: names of the classes.
+      listed: class names whose places may serve as labels, e.g. the class folders of train; () where
+        `class_names` does.
+      empty: names of the classes that are known to have no images.
+      numbered: whether the data set itself numbers its classes, unlike folders, which only have names.
+      notes: lines about what was found, e.g. files that are left out.
     """
 
     split: Split | StoredSplit
@@ -252,7 +270,10 @@ class HeldOut(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def in_memory(self, test_per_class: int) -> "HeldOut":
-        """Decodes the split and keeps the first images of every class; 0 keeps all of them.
+        """Decodes the split and keeps the first images of every class.
+
+        Args:
+          test_per_class: number of images that are kept of each class; 0 for all of them.
 
         Raises:
           InputError: a class has fewer images, or an image cannot be decoded.

@@ -128,13 +128,13 @@ def draw(
       randaugment: number of operations of RandAugment, and their level, 0 to 30.
     """
     if policy == "randaugment":
-        return draw_randaugment(rng, size, *randaugment)
+        return _draw_randaugment(rng, size, *randaugment)
     if policy == "trivialaugment":
-        return draw_trivialaugment(rng)
-    return draw_autoaugment(AUTOAUGMENT[policy], rng, size)
+        return _draw_trivialaugment(rng)
+    return _draw_autoaugment(AUTOAUGMENT[policy], rng, size)
 
 
-def draw_autoaugment(
+def _draw_autoaugment(
     pairs: Sequence[Sequence[tuple[str, float, int]]], rng: np.random.Generator, size: tuple[int, int]
 ) -> list[Step]:
     """Draws a pair of operations, and then whether each of its two is applied."""
@@ -148,7 +148,7 @@ def draw_autoaugment(
     return steps
 
 
-def draw_randaugment(rng: np.random.Generator, size: tuple[int, int], count: int, level: int) -> list[Step]:
+def _draw_randaugment(rng: np.random.Generator, size: tuple[int, int], count: int, level: int) -> list[Step]:
     """Draws `count` operations of one level.
 
     Source: Cubuk et al., RandAugment: Practical Automated Data Augmentation with a Reduced Search Space
@@ -157,7 +157,7 @@ def draw_randaugment(rng: np.random.Generator, size: tuple[int, int], count: int
     return [_directed(_drawn(rng), usual(size), level, rng) for _ in range(count)]
 
 
-def draw_trivialaugment(rng: np.random.Generator) -> list[Step]:
+def _draw_trivialaugment(rng: np.random.Generator) -> list[Step]:
     """Draws one operation and its level, from the wide range of magnitudes.
 
     Source: Mueller and Hutter, TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation (2021),

@@ -18,10 +18,11 @@ FIRST_STREAM = 2
 class Preparation(NamedTuple):
     """Turns uint8 images into the input of the network.
 
-    mean, std: per-channel statistics of pixels in the range 0 to 1.
-    padding, pad_mode, flip: augmentation of training images; see `crop_and_flip`.
-    dtype: dtype of the prepared images, in which the network then computes.
-    augmentations: further augmentations of the normalised training images, applied in this order.
+    Attributes:
+      mean, std: per-channel statistics of pixels in the range 0 to 1.
+      padding, pad_mode, flip: augmentation of training images; see `crop_and_flip`.
+      dtype: dtype of the prepared images, in which the network then computes.
+      augmentations: further augmentations of the normalised training images, applied in this order.
     """
 
     mean: tuple[float, ...]
@@ -58,5 +59,5 @@ class Preparation(NamedTuple):
         return batch
 
     def evaluation(self, images: jax.Array) -> jax.Array:
-        """Normalises images without augmentation."""
+        """Normalises `images`, uint8 [batch, height, width, channel], without augmentation."""
         return normalise(images, self.mean, self.std, self.dtype)

@@ -26,16 +26,17 @@ class UndecodableError(ValueError):
 class View(NamedTuple):
     """How a decoded image becomes an array of a fixed size.
 
-    image_size: height and width in pixels.
-    channels: 3 for RGB, 1 for grey; 0 where the source decides.
-    preprocessing: a name in PREPROCESSING.
-    random_resized_crop: whether a random crop takes the place of `preprocessing` in training.
-    color_jitter: largest relative change of brightness, contrast and saturation in training, 0 to 1.
-    crop_ratio: share of the resized image's short side that the central crop of `preprocessing` takes.
-    interpolation: a name in FILTERS, for the preprocessing `standard` and for random crops.
-    train_size: height and width in training; 0 for `image_size`.
-    policy: "none", or a policy that `policies.draw` knows, for training.
-    randaugment: number of operations of RandAugment, and their level, 0 to 30.
+    Attributes:
+      image_size: height and width in pixels.
+      channels: 3 for RGB, 1 for grey; 0 where the source decides.
+      preprocessing: a name in PREPROCESSING.
+      random_resized_crop: whether a random crop takes the place of `preprocessing` in training.
+      color_jitter: largest relative change of brightness, contrast and saturation in training, 0 to 1.
+      crop_ratio: share of the resized image's short side that the central crop of `preprocessing` takes.
+      interpolation: a name in FILTERS, for the preprocessing `standard` and for random crops.
+      train_size: height and width in training; 0 for `image_size`.
+      policy: "none", or a policy that `policies.draw` knows, for training.
+      randaugment: number of operations of RandAugment, and their level, 0 to 30.
     """
 
     image_size: int
@@ -78,7 +79,7 @@ class View(NamedTuple):
         if not self.color_jitter:
             return seen
         strongest = self.color_jitter
-        return jitter(seen, rng.permutation(3), rng.uniform(1 - strongest, 1 + strongest, 3))
+        return _jitter(seen, rng.permutation(3), rng.uniform(1 - strongest, 1 + strongest, 3))
 
 
 def squash(image: Image.Image, view: View) -> Image.Image:
@@ -91,7 +92,7 @@ def dks(image: Image.Image, view: View) -> Image.Image:
 
     For the size 224 and the crop ratio 0.875 the image is squashed to 256.
     """
-    return centre_crop(_resize_both(image, before_crop(view)), view.image_size)
+    return _centre_crop(_resize_both(image, before_crop(view)), view.image_size)
 
 
 def standard(image: Image.Image, view: View) -> Image.Image:
@@ -109,7 +110,7 @@ def standard(image: Image.Image, view: View) -> Image.Image:
         raise UndecodableError(
             f"is too narrow, {image.width} x {image.height} pixels, to be resized to {width} x {height}"
         )
-    return centre_crop(image.resize((width, height), FILTERS[view.interpolation]), view.image_size)
+    return _centre_crop(image.resize((width, height), FILTERS[view.interpolation]), view.image_size)
 
 
 PREPROCESSING = {"squash": squash, "dks": dks, "standard": standard}
@@ -127,7 +128,7 @@ def _resize_both(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BICUBIC)
 
 
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
+def _centre_crop(image: Image.Image, size: int) -> Image.Image:
     """Crops the central `size` x `size` pixels of an image; half pixels are rounded to even."""
     left, top = (round((side - size) / 2) for side in image.size)
     return image.crop((left, top, left + size, top + size))
@@ -154,7 +155,7 @@ def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, 
     return left, top, left + w, top + h
 
 
-def jitter(image: Image.Image, order: np.ndarray, factors: np.ndarray) -> Image.Image:
+def _jitter(image: Image.Image, order: np.ndarray, factors: np.ndarray) -> Image.Image:
     """Changes brightness, contrast and saturation, as torchvision's ColorJitter without hue does.
 
     Args:

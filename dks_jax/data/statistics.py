@@ -10,6 +10,9 @@ def measure(split: Split | StoredSplit) -> tuple[tuple[float, ...], tuple[float,
 
     They are rounded to six digits, as they stand in a config.
 
+    Args:
+      split: the images.
+
     Raises:
       InputError: images cannot be decoded; the message counts all of them.
     """

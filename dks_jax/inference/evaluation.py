@@ -26,12 +26,13 @@ from dks_jax.weights import Metadata, build_network, load_weights, require_head
 class Evaluation(NamedTuple):
     """Weights and held-out images that fit each other, ready to be evaluated.
 
-    config: the config, with the fields reset that have no effect on an evaluation.
-    weights: path of the weights, as given.
-    network: the network in evaluation mode.
-    metadata: description of the weights.
-    held_out: the held-out images, with the labels of the network.
-    assumed: sentences on what was assumed about the weights and the labels.
+    Attributes:
+      config: the config, with the fields reset that have no effect on an evaluation.
+      weights: path of the weights, as given.
+      network: the network in evaluation mode.
+      metadata: description of the weights.
+      held_out: the held-out images, with the labels of the network.
+      assumed: sentences on what was assumed about the weights and the labels.
     """
 
     config: Config
@@ -64,12 +65,13 @@ class Examples(NamedTuple):
 class Result(NamedTuple):
     """The result of an evaluation.
 
-    classifiers: metrics of each classifier by name, in depth order.
-    num_examples: number of images that were evaluated.
-    skipped: names of the images that could not be decoded.
-    logits: float32 [classifier, example, class] in the order of the split; None where they were not kept.
-    images_per_second: throughput, without compilation where possible.
-    examples: labels and predictions of the single images.
+    Attributes:
+      classifiers: metrics of each classifier by name, in depth order.
+      num_examples: number of images that were evaluated.
+      skipped: names of the images that could not be decoded.
+      logits: float32 [classifier, example, class] in the order of the split; None where they were not kept.
+      images_per_second: throughput, without compilation where possible.
+      examples: labels and predictions of the single images.
     """
 
     classifiers: dict[str, Metrics]

@@ -16,8 +16,9 @@ from dks_jax.supervision import DeeplySupervised
 class Output(NamedTuple):
     """Logits and labels of the examples of a batch, on the host.
 
-    logits: float32 [classifier, example, class].
-    labels: integers [example].
+    Attributes:
+      logits: float32 [classifier, example, class].
+      labels: integers [example].
     """
 
     logits: np.ndarray

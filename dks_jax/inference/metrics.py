@@ -25,11 +25,12 @@ class ExampleScores(NamedTuple):
 class Metrics(NamedTuple):
     """The metrics of one classifier over all examples.
 
-    top1_error: share of examples whose label is not the likeliest class, in %.
-    top5_error: share of examples whose label is not among the five likeliest classes, in %; None where there
-      are no more than five.
-    nll: mean negative log-likelihood of the labels, in nats.
-    ece: expected calibration error, 0 to 1.
+    Attributes:
+      top1_error: share of examples whose label is not the likeliest class, in %.
+      top5_error: share of examples whose label is not among the five likeliest classes, in %; None where
+        there are no more than five.
+      nll: mean negative log-likelihood of the labels, in nats.
+      ece: expected calibration error, 0 to 1.
     """
 
     top1_error: float

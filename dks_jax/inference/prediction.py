@@ -30,9 +30,10 @@ MOST_LIKELY = 5
 class Prediction(NamedTuple):
     """One of the likeliest classes of an image.
 
-    label: index of the class.
-    class_name: name of the class; None where the weights have no class names.
-    probability: probability of the class, 0 to 1.
+    Attributes:
+      label: index of the class.
+      class_name: name of the class; None where the weights have no class names.
+      probability: probability of the class, 0 to 1.
     """
 
     label: int

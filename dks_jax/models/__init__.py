@@ -35,12 +35,16 @@ __all__ = [
 ]
 
 NETWORKS: dict[str, Family] = {**wide_resnet.NETWORKS, **resnet.NETWORKS}
+"""The families by the names of their networks, to which your own can be added."""
 # The fields of `config.model` that are not arguments of a network.
 COMMON = ("name", "branches")
 
 
 def get_family(name: Any) -> Family:
     """The family of the network with the given name.
+
+    Args:
+      name: a name in NETWORKS.
 
     Raises:
       InputError: there is no network with this name.
@@ -51,7 +55,10 @@ def get_family(name: Any) -> Family:
 
 
 def arguments(name: str) -> Mapping[str, Field]:
-    """The schema of a network's arguments.
+    """The schema of a network's arguments, by their names.
+
+    Args:
+      name: a name in NETWORKS.
 
     Raises:
       InputError: there is no network with this name.
@@ -60,12 +67,31 @@ def arguments(name: str) -> Mapping[str, Field]:
 
 
 def load_config(file: str, overrides: Mapping[str, str] | None = None) -> Config:
-    """Loads a config file, including the arguments of its network; see `config.load`."""
+    """Loads a config file, including the arguments of its network, and checks it; every field is then set.
+
+    Args:
+      file: path of the config file, or the name of one that comes with the library, e.g. "digits_wrn"; with a
+        training method after a colon, e.g. "digits_wrn:baseline".
+      overrides: values as typed on a command line, by dotted name, e.g. {"optimizer.learning_rate": "0.2"};
+        None for none.
+
+    Raises:
+      InputError: the file is absent or broken, or a field is unknown, of the wrong type or out of range.
+    """
     return config.load(file, overrides or {}, arguments)
 
 
 def restore_config(fields: Mapping[str, Any], overrides: Mapping[str, str] | None = None) -> Config:
-    """The config of a run from its JSON form, with the arguments of its network; see `config.restore`."""
+    """The checked config of a run from its JSON form, with the arguments of its network.
+
+    Args:
+      fields: the "config" of the run's config.json. Fields that an older version did not record are there as
+        it behaved.
+      overrides: see `load_config`.
+
+    Raises:
+      InputError: a field is unknown, of the wrong type or out of range.
+    """
     return config.restore(fields, overrides or {}, arguments)
 
 
@@ -101,6 +127,9 @@ def describe(model: Mapping[str, Any]) -> str:
     """The name of a network with its arguments, e.g. "wide_resnet (depth 28, dropout 0.0, width 10)".
 
     Regularisation that is off is left out.
+
+    Args:
+      model: name of the network and its arguments.
     """
     # Sorted like the fields of a ConfigDict, so that a config and its weights read the same.
     own = ", ".join(
@@ -166,6 +195,10 @@ def build(
 
 
 def shapes(network: Network) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes and dtypes of a network's arrays by name, computed without allocating them."""
+    """The shapes and dtypes of a network's arrays by name, computed without allocating them.
+
+    Args:
+      network: description of the network.
+    """
     abstract = nnx.eval_shape(lambda: build(**network._asdict(), seed=0))
     return {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in get_arrays(abstract).items()}

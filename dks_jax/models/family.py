@@ -18,8 +18,9 @@ Part: TypeAlias = tuple[Any, int]
 class Layers(NamedTuple):
     """Factories of layers, so that blocks do not depend on how their layers are made.
 
-    conv: from (input channels, output channels, kernel size, stride = 1) to a convolution.
-    norm: from the number of channels to a normalisation.
+    Attributes:
+      conv: from (input channels, output channels, kernel size, stride = 1) to a convolution.
+      norm: from the number of channels to a normalisation.
     """
 
     conv: Callable[..., Any]
@@ -29,13 +30,14 @@ class Layers(NamedTuple):
 class Backbone(NamedTuple):
     """Functions that make the parts of a network; each call draws initial values.
 
-    blocks: number of blocks in each stage.
-    widths: width of each stage, before the expansion of a bottleneck.
-    stem: makes the stem.
-    stage: makes a stage from its index, the channels of its input, its number of blocks and its width. The
-      index is the depth of the stage, 0 for the first of the backbone. In a branch that forks after stage i
-      the first stage has the index i + 1.
-    head: makes a head from the channels of its input.
+    Attributes:
+      blocks: number of blocks in each stage.
+      widths: width of each stage, before the expansion of a bottleneck.
+      stem: makes the stem.
+      stage: makes a stage from its index, the channels of its input, its number of blocks and its width. The
+        index is the depth of the stage, 0 for the first of the backbone. In a branch that forks after stage i
+        the first stage has the index i + 1.
+      head: makes a head from the channels of its input.
     """
 
     blocks: tuple[int, ...]
@@ -48,10 +50,11 @@ class Backbone(NamedTuple):
 class Network(NamedTuple):
     """The description from which a network is built.
 
-    model: name of the network and its arguments.
-    branches: its auxiliary classifiers, shallowest fork first.
-    num_classes: number of logits of every classifier.
-    channels: number of channels of the images.
+    Attributes:
+      model: name of the network and its arguments.
+      branches: its auxiliary classifiers, shallowest fork first.
+      num_classes: number of logits of every classifier.
+      channels: number of channels of the images.
     """
 
     model: dict[str, Any]
@@ -64,11 +67,12 @@ class Network(NamedTuple):
 class Preprocessing(Record):
     """How images become the input of a network.
 
-    name: a name in `data.preprocessing.PREPROCESSING`.
-    height, width, channels: shape of the input.
-    mean, std: per-channel statistics of pixels in the range 0 to 1.
-    assumed: whether this is only the usual preprocessing for the network, since the weights do not say.
-    crop_ratio, interpolation: see `data.preprocessing.View`; older weights have the defaults.
+    Attributes:
+      name: a name in `data.preprocessing.PREPROCESSING`.
+      height, width, channels: shape of the input.
+      mean, std: per-channel statistics of pixels in the range 0 to 1.
+      assumed: whether this is only the usual preprocessing for the network, since the weights do not say.
+      crop_ratio, interpolation: see `data.preprocessing.View`; older weights have the defaults.
     """
 
     name: str
@@ -86,6 +90,7 @@ class Preprocessing(Record):
         """The preprocessing that the section `data` of a config describes.
 
         Args:
+          fields: the section `data` of a config.
           shape: height, width and channels of the images.
         """
         return cls(
@@ -106,17 +111,19 @@ class Preprocessing(Record):
 class TorchFormat(NamedTuple):
     """The format of a family's PyTorch checkpoints, in particular the names of the arrays.
 
-    recognise: function from the names and shapes of a checkpoint's arrays to the network; None if the network
-      is not of the family. It looks at a few of the names, and the others are checked later. An odd or absent
-      stem or head is no reason for None; without any head `num_classes` is 0.
-    rules: pairs (pattern, replacement) for the start of a name without its last part; the first match counts.
-    replacements: pairs (pattern, replacement) for any part of such a name, all of which apply afterwards.
-    order: the parts of PyTorch names in the order in which PyTorch lists them.
-    preprocessing: the preprocessing to assume, since a checkpoint does not hold any.
-    imagenet: whether to assume the classes of ImageNet for a checkpoint with 1,000 classes.
-    bare: whether the kernel of a convolution has the name of its layer, without ".weight".
-    counters: whether batch normalisation layers hold a batch counter.
-    training: whether a checkpoint may hold epoch and optimizer, as those released with DKS do.
+    Attributes:
+      recognise: function from the names and shapes of a checkpoint's arrays to the network; None if the
+        network is not of the family. It looks at a few of the names, and the others are checked later. An odd
+        or absent stem or head is no reason for None; without any head `num_classes` is 0.
+      rules: pairs (pattern, replacement) for the start of a name without its last part; the first match
+        counts.
+      replacements: pairs (pattern, replacement) for any part of such a name, all of which apply afterwards.
+      order: the parts of PyTorch names in the order in which PyTorch lists them.
+      preprocessing: the preprocessing to assume, since a checkpoint does not hold any.
+      imagenet: whether to assume the classes of ImageNet for a checkpoint with 1,000 classes.
+      bare: whether the kernel of a convolution has the name of its layer, without ".weight".
+      counters: whether batch normalisation layers hold a batch counter.
+      training: whether a checkpoint may hold epoch and optimizer, as those released with DKS do.
     """
 
     recognise: Callable[[Mapping[str, Shape]], Network | None]
@@ -145,12 +152,13 @@ def count_channels(shapes: Mapping[str, Shape], stem: str) -> int:
 class Family(NamedTuple):
     """The networks that share a name and differ in their arguments.
 
-    backbone: function from the arguments of the network, and the keywords `num_classes`, `channels`,
-      `norm_groups` and `rngs`, to its `Backbone`.
-    branches: function from the arguments of the network to its published branches.
-    arguments: schema of the arguments.
-    check: function of the arguments that raises InputError for what the schema cannot express.
-    torch: format of its PyTorch checkpoints; None if there is none.
+    Attributes:
+      backbone: function from the arguments of the network, and the keywords `num_classes`, `channels`,
+        `norm_groups` and `rngs`, to its `Backbone`.
+      branches: function from the arguments of the network to its published branches.
+      arguments: schema of the arguments.
+      check: function of the arguments that raises InputError for what the schema cannot express.
+      torch: format of its PyTorch checkpoints; None if there is none.
     """
 
     backbone: Callable[..., Backbone]
@@ -164,6 +172,10 @@ def assemble(backbone: Backbone, branches: Sequence[BranchSpec] = ()) -> DeeplyS
     """Assembles a network from a backbone and branches.
 
     The initial values of the backbone do not depend on the branches.
+
+    Args:
+      backbone: functions that make its parts.
+      branches: its auxiliary classifiers, shallowest fork first.
 
     Raises:
       InputError: a branch forks after a stage that does not exist, or the branches are not in depth order.

@@ -81,7 +81,7 @@ def _forward(x: jax.Array, kernel: jax.Array, stride: int):
 
 def _backward(stride: int, residuals: tuple[jax.Array, jax.Array], g: jax.Array):
     x, kernel = residuals
-    return image_gradient(x, kernel, stride, g), kernel_gradient(x, kernel, stride, g)
+    return _image_gradient(x, kernel, stride, g), _kernel_gradient(x, kernel, stride, g)
 
 
 _convolve_on_cpu.defvjp(_forward, _backward)
@@ -95,7 +95,7 @@ def _tangent(stride: int, primals: tuple[jax.Array, jax.Array], tangents: tuple[
     return _differentiable(*primals, stride), jax.jvp(plain, primals, tangents)[1]
 
 
-def image_gradient(x: jax.Array, kernel: jax.Array, stride: int, g: jax.Array) -> jax.Array:
+def _image_gradient(x: jax.Array, kernel: jax.Array, stride: int, g: jax.Array) -> jax.Array:
     """The gradient of the images x, given the gradient g of the output."""
     if stride == 1:
         return _fastest(g, kernel[::-1, ::-1].swapaxes(2, 3), 1)
@@ -125,7 +125,7 @@ def _image_gradient_by_parity(x: jax.Array, kernel: jax.Array, g: jax.Array) -> 
     return y.reshape(batch, 2 * rows, 2 * columns, channels)[:, :height, :width]
 
 
-def kernel_gradient(x: jax.Array, kernel: jax.Array, stride: int, g: jax.Array) -> jax.Array:
+def _kernel_gradient(x: jax.Array, kernel: jax.Array, stride: int, g: jax.Array) -> jax.Array:
     """The gradient of the kernel, given the gradient g of the output.
 
     It is a convolution of x, whose images act as channels, with g, whose images act as a kernel's input

@@ -14,6 +14,7 @@ from flax import nnx, traverse_util
 from dks_jax.runtime.errors import InputError
 
 Arrays = dict[str, jax.Array]
+"""Arrays by their names in a module, e.g. "stages.0.blocks.1.conv0.kernel"."""
 Path = tuple[str | int, ...]
 
 
@@ -48,7 +49,13 @@ class Functional:
         images: jax.Array,
         key: jax.Array,
     ) -> tuple[jax.Array, Arrays]:
-        """The output in training mode, with random streams seeded by `key`, and the new batch_stats."""
+        """The output in training mode and the new batch_stats.
+
+        Args:
+          params, batch_stats: arrays of the module by name.
+          images: input of the module, e.g. [batch, height, width, channel].
+          key: PRNG key of the random streams, such as that of dropout.
+        """
         module = self._merge(self._train_graph, params, batch_stats, key)
         output = module(images)
         _, _, _, batch_stats = nnx.split(module, nnx.Param, nnx.RngState, ...)
@@ -57,7 +64,12 @@ class Functional:
     def eval(
         self, params: Mapping[str, jax.Array], batch_stats: Mapping[str, jax.Array], images: jax.Array
     ) -> jax.Array:
-        """The output of the module in evaluation mode."""
+        """The output of the module in evaluation mode.
+
+        Args:
+          params, batch_stats: arrays of the module by name.
+          images: input of the module, e.g. [batch, height, width, channel].
+        """
         return self._merge(self._eval_graph, params, batch_stats, jax.random.key(0))(images)
 
     def _merge(self, graph: Any, params: Mapping, batch_stats: Mapping, key: jax.Array) -> Any:
@@ -77,12 +89,16 @@ def get_arrays(module: nnx.Module) -> Arrays:
 
 
 def get_params(module: nnx.Module) -> Arrays:
-    """The parameters of a module by name."""
+    """The parameters of a module by name, e.g. "stages.0.blocks.1.conv0.kernel"."""
     return _named(nnx.state(module, nnx.Param))
 
 
 def set_arrays(module: nnx.Module, arrays: Mapping[str, jax.Array]) -> None:
     """Replaces the parameters and statistics of a module.
+
+    Args:
+      module: the module, which is changed in place.
+      arrays: all of its parameters and statistics by name, as `get_arrays` gives them.
 
     Raises:
       InputError: the names or shapes differ from the module's; the message lists missing, unexpected and

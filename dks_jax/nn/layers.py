@@ -23,9 +23,20 @@ from dks_jax.runtime.forms import by_platform
 class Conv(nnx.Module):
     """A square convolution without bias, with zero padding of kernel_size // 2 on every side.
 
-    kernel: [height, width, in / groups, out], Kaiming-normal by fan-in, or by fan-out if `fan_out` is set.
-    deterministic: whether the layer is in evaluation mode, in which it has derivatives of both modes; set by
-      `.eval()` and `.train()`, as in NNX's own layers. The values are the same in both modes.
+    Called on images [batch, height, width, in], it computes what `convolve` does. The initial values are
+    those of He et al., "Delving Deep into Rectifiers", ICCV 2015, arXiv:1502.01852.
+
+    Args:
+      in_channels, out_channels: number of channels of the input and of the output.
+      kernel_size: height and width of the kernel, odd.
+      stride, groups: see `convolve`.
+      fan_out: whether the initial values are scaled by the fan-out and not by the fan-in.
+      rngs: random streams of the initial values.
+
+    Attributes:
+      kernel: [height, width, in / groups, out], Kaiming-normal by fan-in, or by fan-out if `fan_out` is set.
+      deterministic: whether the layer is in evaluation mode, in which it has derivatives of both modes; set
+        by `.eval()` and `.train()`, as in NNX's own layers. The values are the same in both modes.
     """
 
     def __init__(
@@ -40,7 +51,7 @@ class Conv(nnx.Module):
         rngs: nnx.Rngs,
     ):
         shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
-        self.kernel = nnx.Param(kaiming_normal(rngs, shape, fan_out=fan_out))
+        self.kernel = nnx.Param(_kaiming_normal(rngs, shape, fan_out=fan_out))
         self.stride = stride
         self.groups = groups
         self.deterministic = False
@@ -53,10 +64,14 @@ class Conv(nnx.Module):
 class Linear(nnx.Module):
     """A linear layer, x @ kernel + bias, that gives logits in float32 or wider for any type of x.
 
-    kernel: [in, out], Kaiming-normal by fan-in.
-    bias: [out], zeros.
+    Attributes:
+      kernel: [in, out], Kaiming-normal by fan-in.
+      bias: [out], zeros.
 
-    If `uniform` is set, both are drawn from U(-1, 1) / sqrt(in) instead, the default of `torch.nn.Linear`.
+    Args:
+      in_features, out_features: number of features of the input, [..., in], and of the output, [..., out].
+      uniform: whether both are drawn from U(-1, 1) / sqrt(in) instead, the default of `torch.nn.Linear`.
+      rngs: random streams of the initial values.
     """
 
     def __init__(self, in_features: int, out_features: int, *, uniform: bool = False, rngs: nnx.Rngs):
@@ -66,7 +81,7 @@ class Linear(nnx.Module):
             bound = 1.0 / math.sqrt(in_features)
             return draw(rngs, shape, lambda random: random.uniform(-bound, bound, shape).astype(np.float32))
 
-        self.kernel = nnx.Param(within(shape) if uniform else kaiming_normal(rngs, shape))
+        self.kernel = nnx.Param(within(shape) if uniform else _kaiming_normal(rngs, shape))
         self.bias = nnx.Param(within(shape[1:]) if uniform else jnp.zeros(out_features))
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -84,14 +99,23 @@ class BatchNorm(nnx.Module):
 
     With `norm_groups` = g the batch is normalised in g equal slices, as g replicas would normalise their
     shares, and the running statistics use the mean over the slices. The result does not depend on the number
-    of devices.
+    of devices. Called on features [batch, ..., channel], it returns them normalised, in their own type.
 
-    scale: [channel], ones if `unit_scale` is set, else drawn from U(0, 1) as in the released DKS code for
-      CIFAR.
-    bias: [channel], zeros.
-    mean, var: [channel], running statistics, updated as 0.9 * old + 0.1 * batch.
-    statistics: "two_pass", "one_pass", or "auto" for what suits the platform; set by
-      `.train(statistics=...)`.
+    Source: Ioffe, Szegedy, "Batch Normalization", ICML 2015, arXiv:1502.03167.
+
+    Args:
+      num_channels: number of channels.
+      norm_groups: number g of slices of the batch.
+      unit_scale: whether the scale starts with ones.
+      rngs: random streams of the initial values.
+
+    Attributes:
+      scale: [channel], ones if `unit_scale` is set, else drawn from U(0, 1) as in the released DKS code for
+        CIFAR.
+      bias: [channel], zeros.
+      mean, var: [channel], running statistics, updated as 0.9 * old + 0.1 * batch.
+      statistics: "two_pass", "one_pass", or "auto" for what suits the platform; set by
+        `.train(statistics=...)`.
 
     Raises:
       InputError: the batch does not divide into `norm_groups` slices.
@@ -146,10 +170,14 @@ class BatchNorm(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """A sequence of blocks.
+    """A sequence of blocks, called on features.
 
-    remat: whether the backward pass recomputes the activations within each block, which the forward pass then
-      does not store; set by `.train(remat=True)`.
+    Args:
+      blocks: modules from features to features.
+
+    Attributes:
+      remat: whether the backward pass recomputes the activations within each block, which the forward pass
+        then does not store; set by `.train(remat=True)`.
     """
 
     def __init__(self, blocks: Iterable[Callable[[jax.Array], jax.Array]]):
@@ -171,6 +199,12 @@ def max_pool(x: jax.Array) -> jax.Array:
     """Max pooling over 3x3 windows at stride 2 with a padding of one, as `torch.nn.MaxPool2d(3, 2, 1)`.
 
     Where several values of a window are the largest, the first one in row-major order has the gradient.
+
+    Args:
+      x: [batch, height, width, channel].
+
+    Returns:
+      [batch, height / 2, width / 2, channel], the sizes rounded up.
     """
     return by_platform(x, cpu=_reduce_windows, accelerator=_largest, tpu=_reduce_windows)
 
@@ -215,7 +249,7 @@ def _shifted(x: jax.Array) -> list[jax.Array]:
     ]
 
 
-def kaiming_normal(rngs: nnx.Rngs, shape: tuple[int, ...], *, fan_out: bool = False) -> jax.Array:
+def _kaiming_normal(rngs: nnx.Rngs, shape: tuple[int, ...], *, fan_out: bool = False) -> jax.Array:
     """Normal initial values with variance 2 / fan-in or 2 / fan-out, as PyTorch's kaiming_normal_ draws them.
 
     Args:

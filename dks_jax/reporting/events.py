@@ -68,11 +68,11 @@ def _varint(value: int) -> bytes:
 
 
 def _masked_checksum(content: bytes) -> bytes:
-    checksum = crc32c(content)
+    checksum = _crc32c(content)
     return struct.pack("<I", ((checksum >> 15 | checksum << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def crc32c(content: bytes) -> int:
+def _crc32c(content: bytes) -> int:
     """The CRC-32C (Castagnoli) checksum of RFC 3720, bit by bit, which suffices for events of a kilobyte."""
     checksum = 0xFFFFFFFF
     for byte in content:

@@ -49,7 +49,7 @@ class EpochMeans:
         return {"num_examples": self.num_examples, "sums": dict(self._sums)}
 
     def add(self, history: History) -> None:
-        """Adds the measurements of batches."""
+        """Adds the measurements of batches; `history` has one value per batch for each name."""
         examples = history["examples"].astype(np.float64)
         self.num_examples += int(examples.sum())
         for name, values in history.items():
@@ -95,7 +95,8 @@ class Stopwatch:
 
     Calls may be started before the previous one has ended; the devices work on one after the other.
 
-    waited: seconds since `reset` in which the devices were idle because their input was not ready.
+    Attributes:
+      waited: seconds since `reset` in which the devices were idle because their input was not ready.
     """
 
     def __init__(self) -> None:
@@ -113,6 +114,7 @@ class Stopwatch:
         """Adds a call with batches of this size; the first call with a size compiles.
 
         Args:
+          batch_size: number of images in a batch of the call.
           num_images: number of images that the call processed.
           asked: moment, by `time.perf_counter`, at which its input was asked for.
           started: moment at which the input was there and the call was started.

@@ -62,7 +62,7 @@ def records_until(path: Path, epochs: float = math.inf) -> list[Record]:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Reads the records of a metrics.jsonl, none if there is no file; omits a truncated last line."""
+    """Reads the records of the metrics.jsonl at `path`, none if it is absent; omits a truncated last line."""
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)

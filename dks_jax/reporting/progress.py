@@ -72,7 +72,7 @@ class Progress:
             )
 
     def end_epoch(self, train: Record, test: Record) -> None:
-        """Prints the metrics of an epoch in two lines."""
+        """Prints the metrics of an epoch, its records `train` and `test`, in two lines."""
         branches = [
             f"{name.removeprefix('error/')} {value:.2f} %"
             for name, value in test.items()

@@ -54,19 +54,24 @@ class Devices:
         self.divided = NamedSharding(mesh, PartitionSpec("batch"))
 
     def replicate(self, tree: Any) -> Any:
-        """Copies every array of a pytree to every device."""
+        """Copies every array of the pytree `tree` to every device."""
         # jax.device_put would first compare the arrays of all processes, which include entire data sets.
         return jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(self.replicated, np.asarray(x)), tree
         )
 
     def rows(self, batch_size: int) -> np.ndarray:
-        """The rows of a divided batch that lie on the devices of this process, in rising order."""
+        """The rows, rising, of a divided batch of `batch_size` that lie on the devices of this process."""
         slices = self.divided.addressable_devices_indices_map((batch_size,)).values()
         return np.unique(np.concatenate([np.arange(batch_size)[index] for index in slices]))
 
     def divide(self, tree: Any, batch_size: int) -> Any:
-        """Divides the arrays of a batch over all devices; `tree` holds the `rows` of this process."""
+        """Divides the arrays of a batch over all devices.
+
+        Args:
+          tree: pytree of arrays [row, ...], the `rows` of this process.
+          batch_size: number of rows of all processes together.
+        """
         rows = self.rows(batch_size)
 
         def place(own: np.ndarray) -> jax.Array:
@@ -79,5 +84,5 @@ class Devices:
         return jax.tree.map(place, tree)
 
     def shard(self, tree: Any) -> Any:
-        """Divides arrays over the devices along their first axis, inside a jitted function."""
+        """Divides the arrays of `tree` over the devices along their first axis, inside a jitted function."""
         return jax.lax.with_sharding_constraint(tree, self.divided)

@@ -108,7 +108,7 @@ def job(process: ProcessInfo | None, *, detect: bool = False) -> Iterator[None]:
         with handling(signal.SIG_DFL):
             jax.distributed.initialize(**(process._asdict() if process else {}))
             # The first exchange waits at most half a minute, so it comes here, where all are in step.
-            wait_for_all("start")
+            _wait_for_all("start")
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"The processes of the job cannot be joined ({first_line(error)[:200]}): check that all of them "
@@ -129,7 +129,7 @@ def is_primary() -> bool:
     return jax.process_index() == 0
 
 
-def wait_for_all(place: str) -> None:
+def _wait_for_all(place: str) -> None:
     """Waits until all processes have reached this place."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(place)

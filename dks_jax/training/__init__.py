@@ -5,6 +5,7 @@ register it as a family, `models.NETWORKS["mine"] = Family(...)`, and call `dks_
 that names it; docs/own_model.md shows both.
 """
 
+from dks_jax.runtime.devices import Devices
 from dks_jax.training.branch_warmup import resolve_branch_warmup
 from dks_jax.training.experiment import Experiment, build_network, build_steps, prepare
 from dks_jax.training.loop import train
@@ -13,6 +14,7 @@ from dks_jax.training.schedules import cosine_schedule, one_cycle_schedule, step
 from dks_jax.training.steps import Steps, TrainState
 
 __all__ = [
+    "Devices",
     "Experiment",
     "Steps",
     "TrainState",

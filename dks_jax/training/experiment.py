@@ -32,14 +32,15 @@ MANY_DEVICES = 8
 class Experiment(NamedTuple):
     """Everything that the training loop needs.
 
-    config: the config, with the fields that it leaves open as they were found.
-    images: data set.
-    steps: compiled steps, bound to the feeds of the images.
-    schedule: learning rate as a function of the step.
-    metadata: description of the weights that the run will write.
-    first_epoch: number of epochs behind `init_weights` if training continues from there, else 0.
-    momentum: momentum of the optimizer in that case, else None.
-    description: lines about the experiment, for the start of the log.
+    Attributes:
+      config: the config, with the fields that it leaves open as they were found.
+      images: data set.
+      steps: compiled steps, bound to the feeds of the images.
+      schedule: learning rate as a function of the step.
+      metadata: description of the weights that the run will write.
+      first_epoch: number of epochs behind `init_weights` if training continues from there, else 0.
+      momentum: momentum of the optimizer in that case, else None.
+      description: lines about the experiment, for the start of the log.
     """
 
     config: Config
@@ -56,6 +57,7 @@ def prepare(config: Config, *, resumed: bool, skip_unreadable: bool = False) -> 
     """Loads the data and builds the network, the objective, the optimizer and the compiled steps.
 
     Args:
+      config: the config, which is not changed.
       resumed: whether the weights come from a checkpoint, in which case `config.init_weights` is ignored.
       skip_unreadable: whether the next image takes the place of one that cannot be decoded.
 
@@ -137,6 +139,11 @@ def _find_statistics(fields: Config, images: ImageData, trained: Preprocessing |
 def build_network(config: Config, *, num_classes: int, channels: int) -> DeeplySupervised:
     """The network that a config describes, with initial weights.
 
+    Args:
+      config: the config.
+      num_classes: number of logits of every classifier.
+      channels: number of channels of the images.
+
     Raises:
       InputError: a field of `config.model` is wrong.
     """
@@ -165,6 +172,7 @@ def build_steps(
     """The compiled steps of a network and the schedule of the learning rate, as a config describes them.
 
     Args:
+      config: the config, of which the sections `data` and `model` are not used.
       network: network of the config, or one of your own.
       train_feed, test_feed, devices: see `Steps`.
       num_classes: number of classes of the labels, where a section `mixing` that mixes needs it.

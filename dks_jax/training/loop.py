@@ -41,6 +41,8 @@ def train(
     Of a finished run whose checkpoints were deleted it prints the result alone.
 
     Args:
+      config: the config.
+      folder: the workdir, which is made.
       stop: signals that ask the run to stop.
       config_file: name of the file of the config, which is recorded.
       change: whether a run that goes on may do so with another learning rate; see `workdir.check`.

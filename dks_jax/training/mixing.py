@@ -33,7 +33,7 @@ def from_config(config: Config, num_classes: int) -> Mix | None:
         kinds = []
         if cutmix:
             share = jax.random.beta(cutmix_key, cutmix, cutmix)
-            box = draw_box(box_key, share, *batch.images.shape[1:3])
+            box = _draw_box(box_key, share, *batch.images.shape[1:3])
             kinds.append(paste(batch, box, num_classes))
         if mixup:
             kinds.append(blend(batch, jax.random.beta(mixup_key, mixup, mixup), num_classes))
@@ -79,7 +79,7 @@ def paste(batch: Batch, box: tuple[jax.Array, ...], num_classes: int) -> Batch:
     return batch._replace(images=images, targets=_shared(batch.targets, share, num_classes))
 
 
-def draw_box(key: jax.Array, share: jax.Array, height: int, width: int) -> tuple[jax.Array, ...]:
+def _draw_box(key: jax.Array, share: jax.Array, height: int, width: int) -> tuple[jax.Array, ...]:
     """The box of CutMix around a centre that is drawn anywhere in the image; see `box_around`."""
     row_key, column_key = jax.random.split(key)
     row, column = jax.random.randint(row_key, (), 0, height), jax.random.randint(column_key, (), 0, width)

@@ -96,7 +96,8 @@ def lamb(
     A norm is that of one array. The quotient is 1 where a norm is 0 and, unlike that of `optax.lamb`, for
     parameters that do not decay. timm's default of 1 for the largest norm of the gradient is `clip_norm=1`.
 
-    Args: see `adamw`.
+    Args:
+      schedule, betas, eps, weight_decay, clip_norm, decay_norm_and_bias: see `adamw`.
     """
     decay = optax.identity()
     if weight_decay:

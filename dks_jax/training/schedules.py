@@ -34,9 +34,17 @@ def step_schedule(
     steps_per_epoch: int,
     warmup_epochs: float = 0.0,
 ) -> Schedule:
-    """A rate that is multiplied by `drop_factor` at the start of each of `drop_epochs`; see `drop_steps`.
+    """A rate that drops by a factor at the start of some epochs, as in the released DKS code.
 
-    Over the first `warmup_epochs` it is also multiplied by a factor that rises linearly from 0 to 1.
+    Args:
+      learning_rate: rate before the first drop.
+      drop_epochs: epochs, counted from 1, at whose start the rate drops: at 60, after 59 full epochs.
+      drop_factor: factor of each drop.
+      steps_per_epoch: number of steps in an epoch.
+      warmup_epochs: first epochs, in which the rate is also multiplied by a factor that rises from 0 to 1.
+
+    Returns:
+      A function from the step, counted from 0, to the learning rate.
     """
     boundaries = np.asarray(drop_steps(drop_epochs, steps_per_epoch), np.int32)
     rates = np.asarray([learning_rate * drop_factor**k for k in range(len(boundaries) + 1)])
@@ -53,7 +61,19 @@ def step_schedule(
 def cosine_schedule(
     learning_rate: float, warmup_epochs: float, epochs: int, steps_per_epoch: int
 ) -> Schedule:
-    """A linear warm-up from 0 over `warmup_epochs`, then half a cosine to 0 at the end of `epochs`."""
+    """A linear warm-up from 0, then half a cosine to 0.
+
+    Source: Loshchilov, Hutter, "SGDR", ICLR 2017, arXiv:1608.03983, without its restarts.
+
+    Args:
+      learning_rate: largest rate.
+      warmup_epochs: epochs over which it rises.
+      epochs: epoch at whose end the rate is 0.
+      steps_per_epoch: number of steps in an epoch.
+
+    Returns:
+      A function from the step, counted from 0, to the learning rate.
+    """
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=learning_rate,
@@ -82,6 +102,9 @@ def one_cycle_schedule(
       pct_start: share of the steps over which the rate rises.
       div_factor: largest rate over the first one.
       final_div_factor: first rate over that of the last step.
+
+    Returns:
+      A function from the step, counted from 0, to the learning rate.
     """
     last = epochs * steps_per_epoch - 1
     top = pct_start * (last + 1) - 1

@@ -10,7 +10,13 @@ from dks_jax.nn import Arrays
 
 
 class TrainState(NamedTuple):
-    """The complete state of training, as a plain pytree."""
+    """The complete state of training, as a plain pytree.
+
+    Attributes:
+      step: number of steps taken, an integer scalar.
+      params, batch_stats: trainable arrays and running statistics of the network, by name.
+      opt_state: state of the optimizer.
+    """
 
     step: jax.Array
     params: Arrays

@@ -163,7 +163,7 @@ class Steps:
         return state, fetch()
 
     def train_async(self, state: State, chunk: Chunk) -> tuple[State, Fetch]:
-        """Starts what `train` does, and returns without waiting for the devices."""
+        """Starts what `train` does for `state` and `chunk`, without waiting for the devices."""
         state, measured = self._train(
             state,
             (chunk.arrays, self._teacher_arrays),
@@ -184,7 +184,7 @@ class Steps:
         return self.evaluate_async(state, chunk)()
 
     def evaluate_async(self, state: State, chunk: Chunk) -> Fetch:
-        """Starts what `evaluate` does, and returns without waiting for the devices."""
+        """Starts what `evaluate` does for `state` and `chunk`, without waiting for the devices."""
         network = to_use(state)
         measured = self._evaluate(
             network.params,
@@ -197,7 +197,7 @@ class Steps:
         return partial(self._fetch, measured, chunk.batch_size)
 
     def lower(self, state: State, chunk: Chunk) -> jax.stages.Lowered:
-        """The lowered training step of a chunk, for inspection or to be compiled for other devices."""
+        """The lowered training step of `state` and `chunk`, to be read or compiled for other devices."""
         return self._train.lower(
             state,
             (chunk.arrays, self._teacher_arrays),

@@ -18,6 +18,7 @@ from dks_jax.supervision import backbone_only
 from dks_jax.weights.metadata import Metadata, from_json
 
 METADATA = "metadata.json"
+"""The file that makes a folder one of weights."""
 # JAX or NumPy arrays by name.
 Named: TypeAlias = dict[str, Any]
 
@@ -25,11 +26,12 @@ Named: TypeAlias = dict[str, Any]
 class Weights(NamedTuple):
     """The arrays of a network by name, and the metadata needed to use them.
 
-    params: trainable arrays.
-    batch_stats: running statistics.
-    metadata: description of the network, its classes and its input.
-    momentum: momentum of the optimizer for every parameter; None where it was not kept.
-    remarks: sentences that say what was assumed or chosen when the weights were read; they are not saved.
+    Attributes:
+      params: trainable arrays.
+      batch_stats: running statistics.
+      metadata: description of the network, its classes and its input.
+      momentum: momentum of the optimizer for every parameter; None where it was not kept.
+      remarks: sentences that say what was assumed or chosen when the weights were read; they are not saved.
     """
 
     params: Named
@@ -52,6 +54,13 @@ def save_weights(folder: Path, weights: Weights) -> None:
     """Writes weights and their metadata to `folder`, which appears or is replaced once they are complete.
 
     In a job of several processes only one of them calls this function.
+
+    Args:
+      folder: the folder of weights.
+      weights: the weights.
+
+    Raises:
+      OSError: the folder cannot be written, or the disk has too little room.
     """
     arrays = {"params": dict(weights.params), "batch_stats": dict(weights.batch_stats)}
     if weights.momentum is not None:

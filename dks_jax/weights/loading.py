@@ -18,6 +18,9 @@ from dks_jax.weights.torch_weights import read_checkpoint
 def find_weights(path: Path) -> Path:
     """Finds the weights at a path: a file, a folder of weights, or such a folder in a finished run's workdir.
 
+    Args:
+      path: path of one of these; "~" stands for the home folder.
+
     Raises:
       InputError: there are no weights.
     """
@@ -60,6 +63,7 @@ def load_weights(path: Path, *, live: bool = False) -> Weights:
     A path that `find_start` has found may also be a checkpoint of a run.
 
     Args:
+      path: see `find_weights`.
       live: whether to take the weights that such a checkpoint goes on with, to which its momentum belongs,
         also where it has their moving average.
 
@@ -93,6 +97,9 @@ def load_network(path: str | Path, *, branches: bool = True) -> tuple[DeeplySupe
 def build_network(weights: Weights) -> DeeplySupervised:
     """Builds the network of weights, which `require_head` accepts, in evaluation mode.
 
+    Args:
+      weights: the weights, with their metadata.
+
     Raises:
       InputError: the metadata do not describe the weights.
     """
@@ -103,7 +110,15 @@ def build_network(weights: Weights) -> DeeplySupervised:
 
 
 def require_head(weights: Weights, path: Path) -> None:
-    """Raises InputError if weights are of a backbone alone, which gives no logits."""
+    """Checks that weights are not of a backbone alone, which gives no logits.
+
+    Args:
+      weights: the weights.
+      path: where they come from, for the message.
+
+    Raises:
+      InputError: they have no head.
+    """
     if not weights.metadata.class_names:
         raise InputError(
             f"The weights must have a head to be used; those in {path} have none: fine-tune them first, by "
@@ -195,7 +210,14 @@ def adopt_progress(
 ) -> tuple[Arrays, int]:
     """The momentum and the number of epochs that were saved with weights, to continue their training.
 
-    The rows of the heads go by classes as in `adopt_weights`, to which the arguments belong.
+    The rows of the heads go by classes as in `adopt_weights`.
+
+    Args:
+      network: the network, with the weights in it.
+      weights, origin, class_names: those that `adopt_weights` was given.
+
+    Returns:
+      (momentum of every parameter by name, number of epochs).
 
     Raises:
       InputError: one of them is absent, or the momentum is not of exactly the parameters of the network.

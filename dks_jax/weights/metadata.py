@@ -28,15 +28,16 @@ NEEDED = {
 class Metadata(Record):
     """The description of weights.
 
-    model: name of the network and its arguments.
-    branches: auxiliary classifiers of the weights, shallowest fork first.
-    class_names: names of the classes in label order.
-    preprocessing: how images become the input of the network.
-    epoch: number of complete epochs of training; None if unknown.
-    test_error: top-1 error of the main classifier on the held-out images then, in %; None if unknown.
-    imported: whether the weights come from a PyTorch checkpoint.
-    num_batches_tracked: batch counters of a PyTorch checkpoint, by their PyTorch names.
-    optimizer: optimizer settings of a PyTorch checkpoint.
+    Attributes:
+      model: name of the network and its arguments.
+      branches: auxiliary classifiers of the weights, shallowest fork first.
+      class_names: names of the classes in label order.
+      preprocessing: how images become the input of the network.
+      epoch: number of complete epochs of training; None if unknown.
+      test_error: top-1 error of the main classifier on the held-out images then, in %; None if unknown.
+      imported: whether the weights come from a PyTorch checkpoint.
+      num_batches_tracked: batch counters of a PyTorch checkpoint, by their PyTorch names.
+      optimizer: optimizer settings of a PyTorch checkpoint.
     """
 
     model: dict[str, Any]

@@ -16,7 +16,7 @@ COUNTER = "num_batches_tracked"
 LARGEST = 10**6
 
 
-def torch_name(table: TorchFormat, name: str) -> str:
+def _torch_name(table: TorchFormat, name: str) -> str:
     """The PyTorch name of an array of this library."""
     module, kind = name.rsplit(".", 1)
     for pattern, replacement in table.rules:
@@ -37,7 +37,7 @@ def names(table: TorchFormat, ours: Iterable[str]) -> dict[str, str]:
         parts = re.sub(r"block(\d)", r"\1", name).split(".")
         return [int(part) if part.isdecimal() else table.order.index(part) for part in parts]
 
-    theirs = {torch_name(table, name): name for name in ours}
+    theirs = {_torch_name(table, name): name for name in ours}
     return {name: theirs[name] for name in sorted(theirs, key=rank)}
 
 

@@ -49,7 +49,7 @@ def read_checkpoint(file: Path, model: str | None = None, entry: str | None = No
             f"{file} must hold a checkpoint of {model}; by its names and shapes "
             f"({listing(map(printable, tensors))}) it is of {network.model['name']}."
         )
-    table = torch_table(network)
+    table = _torch_table(network)
     arrays, counters = _fit(file, network, table, tensors)
     statistics = {name: array for name, array in arrays.items() if name.endswith((".mean", ".var"))}
     params = {name: array for name, array in arrays.items() if name not in statistics}
@@ -60,7 +60,7 @@ def read_checkpoint(file: Path, model: str | None = None, entry: str | None = No
     return _with_progress(file, weights, content, list(tensors), table) if trained else weights
 
 
-def torch_table(network: Network) -> TorchFormat:
+def _torch_table(network: Network) -> TorchFormat:
     """The format of PyTorch checkpoints of a network.
 
     Raises:
@@ -93,7 +93,7 @@ def write_checkpoint(file: Path, weights: Weights) -> None:
         not installed.
     """
     metadata, arrays = weights.metadata, weights.params | weights.batch_stats
-    table = torch_table(metadata.network)
+    table = _torch_table(metadata.network)
     _require_network(metadata.network, arrays)
     tensors = torch_names.to_torch(table, arrays)
     if table.counters:

@@ -77,7 +77,12 @@ def held_out_feed(
 ) -> Feed:
     """Builds the feed of a held-out split, in order and without augmentation.
 
-    The batch size is at most the number of examples, rounded up to a multiple of the number of devices.
+    Args:
+      split: the images.
+      preparation: how they are normalised.
+      batch_size: largest number of images in a batch, which becomes at most the number of examples, and a
+        multiple of the number of devices.
+      devices: the devices that the batches go to.
     """
     batch_size = -(-min(batch_size, split.num_examples) // devices.count) * devices.count
     if isinstance(split, Split):

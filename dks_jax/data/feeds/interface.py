@@ -17,10 +17,11 @@ from dks_jax.data.images import Relabel
 class Batch(NamedTuple):
     """The examples of one step.
 
-    images: normalised images, [batch, height, width, channel].
-    targets: labels, integers [batch]; or probabilities [batch, class].
-    weights: [batch], 1 for an example and 0 for padding.
-    true_labels: integers [batch], where training images are given others as `targets`; None elsewhere.
+    Attributes:
+      images: normalised images, [batch, height, width, channel].
+      targets: labels, integers [batch]; or probabilities [batch, class].
+      weights: [batch], 1 for an example and 0 for padding.
+      true_labels: integers [batch], where training images are given others as `targets`; None elsewhere.
     """
 
     images: jax.Array
@@ -45,10 +46,11 @@ def name_labels(labels: np.ndarray, indices: np.ndarray, relabel: Relabel | None
 class Chunk(NamedTuple):
     """Consecutive batches that one call of the compiled step processes.
 
-    arrays: pytree of arrays on the devices, from which the feed's `batch` assembles a batch.
-    first: index of the first batch within the epoch.
-    num_batches: number of batches.
-    batch_size: number of images in each batch.
+    Attributes:
+      arrays: pytree of arrays on the devices, from which the feed's `batch` assembles a batch.
+      first: index of the first batch within the epoch.
+      num_batches: number of batches.
+      batch_size: number of images in each batch.
     """
 
     arrays: Any
@@ -58,7 +60,11 @@ class Chunk(NamedTuple):
 
 
 class Feed(Protocol):
-    """A data set as the training loop sees it."""
+    """A data set as the training loop sees it.
+
+    Attributes:
+      num_examples: number of images, without padding.
+    """
 
     num_examples: int
 
@@ -72,17 +78,24 @@ class Feed(Protocol):
         ...
 
     def batch(self, arrays: Any, index: jax.Array, batch_size: int) -> Batch:
-        """Assembles batch number `index` of the epoch, sharded over the devices, inside the compiled step."""
+        """Assembles a batch, sharded over the devices, inside the compiled step.
+
+        Args:
+          arrays: those of a chunk.
+          index: number of the batch in the epoch, from 0.
+          batch_size: number of its images, which the program is compiled for.
+        """
         ...
 
 
 class Epochs(NamedTuple):
     """The division of a training split into epochs, each in its own random order, and into batches.
 
-    num_examples: number of training images.
-    batch_size: number of images in a full batch.
-    drop_last: whether to leave out the last, partial batch of an epoch.
-    seed: seed of the order and the augmentation.
+    Attributes:
+      num_examples: number of training images.
+      batch_size: number of images in a full batch.
+      drop_last: whether to leave out the last, partial batch of an epoch.
+      seed: seed of the order and the augmentation.
     """
 
     num_examples: int
@@ -111,7 +124,7 @@ class Epochs(NamedTuple):
         return permutation.astype(np.int32)
 
     def generator(self, epoch: int, index: int) -> np.random.Generator:
-        """The random generator for the example at `index` where images are augmented as they are read."""
+        """The random generator of an epoch for the example at `index`, which is augmented as it is read."""
         # The 1 keeps it apart from the generator of the order, since NumPy treats the seeds [seed, epoch] and
         # [seed, epoch, 0] as equal.
         return np.random.default_rng([self.seed, epoch, index, 1])

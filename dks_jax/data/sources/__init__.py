@@ -17,10 +17,14 @@ SOURCES: dict[str, Source] = {
     "folder": folder.SOURCE,
     "tfds": tfds.SOURCE,
 }
+"""The sources by their names in `config.data.source`."""
 
 
 def source(name: str) -> Source:
     """The source with the given name.
+
+    Args:
+      name: a name in SOURCES.
 
     Raises:
       InputError: there is no such source.
@@ -32,6 +36,9 @@ def source(name: str) -> Source:
 
 def check(config: Config) -> None:
     """Checks the fields of `config.data` as far as that is possible without the data.
+
+    Args:
+      config: the section `data` of a config.
 
     Raises:
       InputError: a field is wrong for the source, or two fields contradict each other.
@@ -115,6 +122,7 @@ def resolve(config: Config, *, training: bool, channels: int = 0) -> Config:
     The config must have passed `check`.
 
     Args:
+      config: the section `data` of a config.
       training: whether the training split is needed.
       channels: number of channels that given weights take; 0 for 3.
 
@@ -136,6 +144,7 @@ def load(config: Config, skip: Callable[[str], None] | None = None) -> ImageData
     The config must have passed `check` and come from `resolve`.
 
     Args:
+      config: the section `data` of a config.
       skip: takes a line about each image that cannot be decoded, in whose place the next one is taken; None
         to raise the error.
 
@@ -159,6 +168,9 @@ def load(config: Config, skip: Callable[[str], None] | None = None) -> ImageData
 
 def load_held_out(config: Config) -> HeldOut:
     """Loads only the held-out images, as `load` does; the training images may be absent.
+
+    Args:
+      config: the section `data` of a config, as for `load`.
 
     Raises:
       InputError: the images are absent or damaged, or too few for `test_per_class`.

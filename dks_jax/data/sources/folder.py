@@ -96,7 +96,7 @@ def load_held_out(
     found = _held_out(folder, held_out, view, test_per_class)
     if not train_split:
         return found
-    return found._replace(listed=tuple(class_folders(folder / train_split)))
+    return found._replace(listed=tuple(_class_folders(folder / train_split)))
 
 
 def find_splits(root: str, train_split: str, held_out: str, *, training: bool) -> tuple[str, str]:
@@ -111,11 +111,11 @@ def find_splits(root: str, train_split: str, held_out: str, *, training: bool) -
     """
     folder = _root(root)
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    with_classes = [name for name in names if class_folders(folder / name)]
+    with_classes = [name for name in names if _class_folders(folder / name)]
     found = []
     kinds = splits.IN_TRAINING if training else splits.IN_EVALUATION
     for field, name, own in (("held_out", held_out, kinds), ("train_split", train_split, ("train",))):
-        if name and not class_folders(folder / name):
+        if name and not _class_folders(folder / name):
             raise InputError(
                 f"`data.{field}` must name a folder in {root} that holds a folder of images for each class; "
                 f"got {name!r}: {_finding(folder / name)}."
@@ -126,7 +126,7 @@ def find_splits(root: str, train_split: str, held_out: str, *, training: bool) -
     return found[1] or "", found[0]
 
 
-def class_folders(split_folder: Path) -> list[str]:
+def _class_folders(split_folder: Path) -> list[str]:
     """The sorted names of the class folders of a split, without hidden ones; [] if the split is absent."""
     if not split_folder.is_dir():
         return []
@@ -141,7 +141,7 @@ def list_split(split_folder: Path) -> Listing:
       InputError: the split has no images or is only half sorted into class folders, or two class folders have
         names that look alike.
     """
-    names = class_folders(split_folder)
+    names = _class_folders(split_folder)
     classes.require_distinct(names, split_folder)
     found = [image_files.find(split_folder / name) for name in names]
     paths = [path for own in found for path in own.images]
@@ -180,7 +180,12 @@ def find_images(folder: Path) -> image_files.Found:
 
 
 def decode(path: Path, view: View, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Decodes one image file to uint8 [image_size, image_size, channels]; see `decoding.decode`.
+    """Decodes one image file to uint8 [height, width, channel], of the size of a view.
+
+    Args:
+      path: the file, of any format that Pillow reads.
+      view: how it is resized and cropped, e.g. the `view` of a network's metadata.
+      rng: random generator for the augmentation of the view; None for none.
 
     Raises:
       UnreadableError: the file cannot be decoded, has more than 8 bits per channel or is too narrow.
@@ -218,7 +223,7 @@ def _finding(folder: Path) -> str:
         return "there is no such folder"
     beside = image_files.find(folder, deep=False)
     counts = {
-        "class folders": len(class_folders(folder)),
+        "class folders": len(_class_folders(folder)),
         "images beside them": len(beside.images),
         "other files": len(beside.others),
     }

@@ -9,7 +9,7 @@ from dks_jax.data.preprocessing import View
 from dks_jax.runtime.errors import InputError
 
 
-def fixed_splits(config: Config, *, training: bool) -> tuple[str, str]:
+def _fixed_splits(config: Config, *, training: bool) -> tuple[str, str]:
     """The splits of a source whose data set has one of each kind.
 
     Raises:
@@ -41,7 +41,7 @@ class Source(NamedTuple):
 
     load: Callable[[Config, View], ImageData]
     load_held_out: Callable[[Config, View], HeldOut]
-    resolve: Callable[..., tuple[str, str]] = fixed_splits
+    resolve: Callable[..., tuple[str, str]] = _fixed_splits
     image_size: int = 0
     channels: int = 0
     converts_channels: bool = False
