@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from summary.reading import Run
@@ -40,12 +40,16 @@ def compare(row: Row) -> dict[tuple[str, str], Difference]:
 
 def paired(runs: Sequence[Run], others: Sequence[Run]) -> Difference | None:
     """The difference of two methods; None if no seed is common to both."""
-    by_seed = {run.seed: run.results["last"] for run in others}
-    values = [run.results["last"] - by_seed[run.seed] for run in runs if run.seed in by_seed]
-    if not values:
+    return difference(*({run.seed: run.results["last"] for run in own} for own in (runs, others)))
+
+
+def difference(values: Mapping[int, float], others: Mapping[int, float]) -> Difference | None:
+    """The difference of the results of two methods by seed; None if no seed is common to both."""
+    pairs = [values[seed] - others[seed] for seed in values if seed in others]
+    if not pairs:
         return None
-    mean = statistics.fmean(values)
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    mean = statistics.fmean(pairs)
+    error = statistics.stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else None
     # Differences that are equal but for rounding have no spread to compare with.
     z = mean / error if error and error > 1e-9 else None
-    return Difference(mean, error, z, len(values))
+    return Difference(mean, error, z, len(pairs))
