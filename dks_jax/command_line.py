@@ -1,12 +1,14 @@
 """What the command lines share: flags, overrides of config fields, and the report of an error."""
 
 import argparse
+import json
 import logging
 import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from dks_jax import config, models
@@ -88,6 +90,42 @@ class ConfigParser(Parser):
         """
         arguments, overrides = self.parse_with_overrides(argv)
         return arguments, models.load_config(arguments.config, overrides)
+
+
+def load_or_read_config(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> tuple[str, Config]:
+    """The path and the config that --config names, or, without it, those of the run of --weights.
+
+    Raises:
+      InputError: the config is wrong, or there is none because the weights are not those of a run.
+    """
+    if arguments.config is not None:
+        return arguments.config, models.load_config(arguments.config, overrides)
+    file, own = read_config(Path(arguments.weights).expanduser())
+    config = models.restore_config(own, overrides)
+    output.say(f"config: that of the run, {file}")
+    return str(file), config
+
+
+def read_config(weights: Path) -> tuple[Path, dict[str, Any]]:
+    """The config.json of the run that weights belong to, and its config.
+
+    Args:
+      weights: a workdir, or the weights/ or best_weights/ in it.
+
+    Raises:
+      InputError: the weights are not those of a run.
+    """
+    folder = weights.parent if weights.name in ("weights", "best_weights") else weights
+    file = folder / "config.json"
+    try:
+        fields = json.loads(file.read_text())["config"]
+        if isinstance(fields, dict):
+            return file, fields
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
+        pass
+    raise InputError(
+        f"`--config` must be given unless `--weights` names a run; {file} is no config.json of a run."
+    )
 
 
 def fields() -> dict[str, Field]:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dks_jax.runtime import signals
 
@@ -25,23 +25,13 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from dks_jax import models
-from dks_jax.command_line import ConfigParser, run
+from dks_jax.command_line import ConfigParser, load_or_read_config, run
 from dks_jax.config import Config
 from dks_jax.data import source
 from dks_jax.inference import evaluation, report
 from dks_jax.runtime import compilation, output
 from dks_jax.runtime.errors import InputError
 from dks_jax.runtime.files import atomic_write, require_writable
-
-# The fields of a config that have an effect on an evaluation.
-FIELDS = (
-    "precision",
-    "deterministic",
-    *("data.source", "data.name", "data.root", "data.train_split", "data.held_out"),
-    *("data.image_size", "data.channels", "data.preprocessing", "data.mean", "data.std"),
-    *("data.crop_ratio", "data.interpolation", "data.test_per_class", "data.batch_size"),
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +63,7 @@ def parse(argv: Sequence[str]) -> Command:
     Raises:
       InputError: a flag or a field of the config is wrong, or an output file cannot be written.
     """
-    parser = ConfigParser("python -m dks_jax.evaluate", __doc__, FIELDS, required=False)
+    parser = ConfigParser("python -m dks_jax.evaluate", __doc__, evaluation.FIELDS, required=False)
     parser.add_weights()
     parser.add_argument("--output", metavar="FILE.json", help="file for the result in JSON")
     parser.add_argument(
@@ -88,12 +78,7 @@ def parse(argv: Sequence[str]) -> Command:
         help="leave out images that cannot be decoded, and list them",
     )
     arguments, overrides = parser.parse_with_overrides(argv)
-    if arguments.config is None:
-        config_file, fields = read_config(Path(arguments.weights).expanduser())
-        config = models.restore_config(fields, overrides)
-        output.say(f"config: that of the run, {config_file}")
-    else:
-        config_file, config = arguments.config, models.load_config(arguments.config, overrides)
+    config_file, config = load_or_read_config(arguments, overrides)
     if (
         arguments.skip_unreadable
         and config.data.test_per_class
@@ -109,31 +94,7 @@ def parse(argv: Sequence[str]) -> Command:
             raise InputError(
                 f"`--{second}` must name another file than `--{first}`; got {str(path)!r} twice."
             )
-    return Command(
-        config, str(config_file), arguments.weights, skip_unreadable=arguments.skip_unreadable, **files
-    )
-
-
-def read_config(weights: Path) -> tuple[Path, dict[str, Any]]:
-    """The config.json of the run that weights belong to, and its config.
-
-    Args:
-      weights: a workdir, or the weights/ or best_weights/ in it.
-
-    Raises:
-      InputError: the weights are not those of a run.
-    """
-    folder = weights.parent if weights.name in ("weights", "best_weights") else weights
-    file = folder / "config.json"
-    try:
-        fields = json.loads(file.read_text())["config"]
-        if isinstance(fields, dict):
-            return file, fields
-    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
-        pass
-    raise InputError(
-        f"`--config` must be given unless `--weights` names a run; {file} is no config.json of a run."
-    )
+    return Command(config, config_file, arguments.weights, skip_unreadable=arguments.skip_unreadable, **files)
 
 
 def _destination(arguments, name: str) -> Path | None:

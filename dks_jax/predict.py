@@ -1,9 +1,10 @@
 """Classifies image files: prints the five most likely classes of each, by the main classifier.
 
-    python -m dks_jax.predict --weights PATH [--json] [--skip_unreadable] IMAGE...
+    python -m dks_jax.predict --weights PATH [--exit FILE.json] [--json] [--skip_unreadable] IMAGE...
 
 An IMAGE is an image file, or a folder of which all images are classified. Images are preprocessed as the
-weights require.
+weights require. With the operating point that `python -m dks_jax.early_exit` writes, images leave early, and
+the classes are those of the classifier at which an image leaves.
 
 The exit status is 0, 2 for wrong input, 130 after Ctrl-C, 141 if nobody reads the standard output.
 """
@@ -21,6 +22,7 @@ if __name__ == "__main__":
 
 from dks_jax.command_line import Parser, run
 from dks_jax.inference import prediction
+from dks_jax.inference.exits import operating_point
 from dks_jax.runtime import compilation
 from dks_jax.weights import build_network, load_weights, require_head
 
@@ -41,6 +43,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "python -m dks_jax.predict", description=__doc__, formatter_class=layout, allow_abbrev=False
     )
     parser.add_weights()
+    parser.add_argument("--exit", metavar="FILE.json", help="operating point, to leave the network early")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument(
         "--skip_unreadable",
@@ -55,13 +58,18 @@ def _predict(arguments: argparse.Namespace) -> None:
     compilation.enable_cache()
     paths = prediction.find_images(arguments.images, say=partial(print, file=sys.stderr))
     path = Path(arguments.weights)
-    weights = load_weights(path).without_branches()
+    weights = load_weights(path)
     require_head(weights, path)
+    if arguments.exit is None:
+        weights = weights.without_branches()
     network, metadata = build_network(weights), weights.metadata
+    rule = None
+    if arguments.exit is not None:
+        rule = operating_point.read(Path(arguments.exit).expanduser(), network)
     for remark in weights.remarks:
         print(remark, file=sys.stderr)
     skip = arguments.skip_unreadable
-    predictions = prediction.predict(network, metadata, paths, skip_unreadable=skip)
+    predictions = prediction.predict(network, metadata, paths, rule=rule, skip_unreadable=skip)
     for path, own in zip(paths, predictions, strict=True):
         if not own:
             print(f"skipped, since it cannot be decoded: {path}", file=sys.stderr)

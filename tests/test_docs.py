@@ -17,7 +17,7 @@ import summarize
 import sweep
 from PIL import Image
 
-from dks_jax import evaluate, export, models, predict, train
+from dks_jax import early_exit, evaluate, export, models, predict, train
 from dks_jax.data import View, decoding
 from dks_jax.models import Preprocessing
 from support.runs import ROOT, SMALL
@@ -27,6 +27,7 @@ PROGRAMS = {
     "evaluate": evaluate.main,
     "export": export.main,
     "predict": predict.main,
+    "early_exit": early_exit.main,
     "convert_pytorch": convert_pytorch.main,
     "measure_images": measure_images.main,
     "report": report.main,

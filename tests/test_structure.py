@@ -12,7 +12,7 @@ import dks_jax
 PACKAGE = Path(dks_jax.__file__).parent
 # From the commands down: a module imports what stands below its line, and its own folder.
 ORDER = """
-    train evaluate predict export
+    train evaluate predict early_exit export
     command_line training inference
     weights
     models data

@@ -32,7 +32,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 PACKAGE = Path(__file__).resolve().parents[1] / "dks_jax"
-COMMANDS = ("train", "evaluate", "predict", "export")
+COMMANDS = ("train", "evaluate", "predict", "early_exit", "export")
 SLATE, SLATE_FILL = "#5d6975", "#e6eaee"
 COLORS = {"blue": (BLUE, BLUE_FILL), "green": (GREEN, GREEN_FILL), "orange": (ORANGE, ORANGE_FILL)}
 COLORS["grey"] = (SLATE, SLATE_FILL)

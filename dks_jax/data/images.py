@@ -95,6 +95,10 @@ class Split(NamedTuple):
         """The CRC-32 checksum of all images and labels."""
         return zlib.crc32(self.labels.tobytes(), zlib.crc32(self.images.tobytes()))
 
+    def take(self, indices: np.ndarray) -> "Split":
+        """The examples at indices [example], in this order."""
+        return Split(self.images[indices], self.labels[indices])
+
     def one_by_one(self, view: View) -> "StoredSplit":
         """The same images as a split that is read one by one, so that each can be augmented as it is read.
 
@@ -141,6 +145,20 @@ class StoredSplit(NamedTuple):
     checksum: int
     read: Read
     name: Callable[[int], str] = str
+
+    def take(self, indices: np.ndarray) -> "StoredSplit":
+        """The examples at indices [example], in this order."""
+
+        def read(index: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, int]:
+            return self.read(int(indices[index]), rng)
+
+        facts = zlib.crc32(indices.tobytes(), self.checksum)
+        return self._replace(
+            num_examples=len(indices),
+            checksum=facts,
+            read=read,
+            name=lambda index: self.name(int(indices[index])),
+        )
 
     def blanking_unreadable(self, errors: dict[int, UnreadableError]) -> "StoredSplit":
         """The same split with black images of label 0 for those that cannot be decoded.

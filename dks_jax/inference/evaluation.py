@@ -22,6 +22,15 @@ from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import DeeplySupervised
 from dks_jax.weights import Metadata, build_network, load_weights, require_head
 
+# The fields of a config that have an effect on an evaluation.
+FIELDS = (
+    "precision",
+    "deterministic",
+    *("data.source", "data.name", "data.root", "data.train_split", "data.held_out"),
+    *("data.image_size", "data.channels", "data.preprocessing", "data.mean", "data.std"),
+    *("data.crop_ratio", "data.interpolation", "data.test_per_class", "data.batch_size"),
+)
+
 
 class Evaluation(NamedTuple):
     """Weights and held-out images that fit each other, ready to be evaluated.

@@ -74,3 +74,15 @@ def test_the_mean_and_deviation_of_a_split_are_those_of_its_pixels():
             np.testing.assert_allclose(found, expected / 255, rtol=1e-5)
     with pytest.raises(InputError, match="image 1, image 3"):
         measure(stored(5, {1, 3}))
+
+
+def test_a_part_of_a_split_has_its_examples_in_the_order_asked_for():
+    images = np.arange(5 * 4, dtype=np.uint8).reshape(5, 2, 2, 1)
+    whole = Split(images, np.arange(5, dtype=np.int32))
+    stored = StoredSplit(5, (2, 2, 1), 1, lambda index, rng=None: (images[index], index), "image {}".format)
+    chosen = np.array([3, 0])
+    for part in (whole.take(chosen), stored.take(chosen).in_memory()):
+        np.testing.assert_array_equal(part.images, images[chosen])
+        assert part.labels.tolist() == [3, 0]
+    assert stored.take(chosen).name(0) == "image 3"
+    assert stored.take(chosen).checksum != stored.checksum

@@ -9,9 +9,9 @@ import numpy as np
 from summary.reading import Run, find_runs, is_run, read_run, read_runs
 
 from dks_jax import models
+from dks_jax.command_line import read_config
 from dks_jax.data import Split
 from dks_jax.data.imagenet_classes import display_name
-from dks_jax.evaluate import read_config
 from dks_jax.inference import evaluation, report
 from dks_jax.inference.evaluation import Examples
 from dks_jax.inference.metrics import Metrics
