@@ -57,18 +57,18 @@ PLACES = {
     "training": Place(1, 3.7, 11.2, "orange"),
     "inference": Place(1, 11.5, 15.5, "orange"),
     "weights": Place(2, 3.6, 12.2, "grey"),
-    "models": Place(3, 0.4, 7.4, "blue"),
-    "data": Place(3, 7.7, 12.2, "green"),
+    "models": Place(3, 0.4, 6.75, "blue"),
+    "data": Place(3, 7.0, 12.2, "green"),
     "supervision": Place(4, 0.5, 2.6, "blue"),
     "synergy": Place(5, 0.5, 2.6, "blue"),
-    "nn": Place(5, 2.9, 6.7, "blue"),
-    "config": Place(5, 7.0, 12.2, "grey"),
+    "nn": Place(5, 2.8, 6.35, "blue"),
+    "config": Place(5, 6.6, 12.2, "grey"),
     "reporting": Place(5, 12.5, 15.5, "grey"),
     "runtime": Place(6, 0.4, 15.6, "grey"),
 }
 # Neighbours that import the same parts share a frame, and its arrows.
 FRAMES = (("training", "inference"), ("synergy", "nn", "config", "reporting"))
-TOP, ROW, HEIGHT = 14.4, 1.38, 1.0
+TOP, ROW, HEIGHT = 14.4, 1.38, 1.12
 MARGIN = 0.1
 
 
@@ -169,9 +169,9 @@ def draw_folders(ax: Axes) -> None:
         edge, fill = COLORS[place.color]
         box(ax, ((left + right) / 2, (bottom + top) / 2), right - left, top - bottom, ec=edge, fc=fill)
         title = f"{name}/" if (PACKAGE / name).is_dir() else name if name == "commands" else f"{name}.py"
-        lines = textwrap.wrap(contents(name), int((right - left) * 11.3))
+        lines = textwrap.wrap(contents(name), int((right - left) * 12.2))
         middle, y = (left + right) / 2, (bottom + top) / 2
-        text(ax, middle, y + (0.04 + 0.12 * len(lines) if lines else 0), title, size=14.5, weight="bold")
+        text(ax, middle, y + (0.06 + 0.1 * len(lines) if lines else 0), title, size=14.5, weight="bold")
         text(ax, middle, y - 0.17, "\n".join(lines), size=12, linespacing=1.1)
     for source, target in sorted({(frame_of(name), other) for name, own in arrows.items() for other in own}):
         (left, right, bottom, _), (own_left, own_right, _, top) = bounds(source), bounds((target,))
