@@ -15,6 +15,8 @@ from support.runs import ROOT
 
 PACKAGE = Path(dks_jax.__file__).parent
 FACES = ["dks_jax", *sorted(f"dks_jax.{file.parent.name}" for file in PACKAGE.glob("*/__init__.py"))]
+# Folders inside of others, which do not give their names for them.
+FACES += ["dks_jax.inference.exits", "dks_jax.inference.exporting"]
 
 # What `dks_jax` gives besides: its folders, and the commands.
 COMMANDS = {path.stem for path in PACKAGE.glob("[a-z]*") if path.suffix == ".py" or path.is_dir()}

@@ -14,8 +14,9 @@ from dks_jax.supervision import DeeplySupervised
 class Costs(NamedTuple):
     """The MACs of the parts of a network for one image.
 
-    trunk: of the stem and the stages up to the fork of each classifier; for the main one of all stages.
-    own: of each classifier itself: the stages and the head of a branch, or the main head.
+    Attributes:
+      trunk: of the stem and the stages up to the fork of each classifier; for the main one of all stages.
+      own: of each classifier itself: the stages and the head of a branch, or the main head.
     """
 
     trunk: tuple[int, ...]

@@ -36,7 +36,12 @@ TOLERANCE = 1e-9
 
 
 class Halves(NamedTuple):
-    """Indices of the examples of two halves, each ascending: to fit on, and to report on."""
+    """Two halves of the examples of a split.
+
+    Attributes:
+      fitted: indices of the examples to fit on, ascending.
+      reported: indices of the examples to report on, ascending.
+    """
 
     fitted: np.ndarray
     reported: np.ndarray
@@ -45,9 +50,10 @@ class Halves(NamedTuple):
 class Measures(NamedTuple):
     """What a rule does to images.
 
-    error: top-1 error, %.
-    cost: mean cost in MACs, as a share of staying.
-    shares: share of the images that leaves at each classifier, 0 to 1.
+    Attributes:
+      error: top-1 error, %.
+      cost: mean cost in MACs, as a share of staying.
+      shares: share of the images that leaves at each classifier, 0 to 1.
     """
 
     error: float
@@ -58,9 +64,10 @@ class Measures(NamedTuple):
 class Point(NamedTuple):
     """A rule on the half that it was fitted on.
 
-    rule: the rule.
-    fitted: what it does to the images.
-    expected: the error that the calibrated confidences let expect, %.
+    Attributes:
+      rule: the rule.
+      fitted: what it does to the images.
+      expected: the error that the calibrated confidences let expect, %.
     """
 
     rule: Rule

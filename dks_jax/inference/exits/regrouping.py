@@ -11,8 +11,9 @@ from dks_jax.inference.exits.rules import Rule
 class Left(NamedTuple):
     """The images of a feed after each has left, in the order of the feed, on the host.
 
-    logits: of the classifier at which each left, float32 [example, class].
-    classifier: index of this classifier, [example].
+    Attributes:
+      logits: of the classifier at which each left, float32 [example, class].
+      classifier: index of this classifier, [example].
     """
 
     logits: np.ndarray

@@ -31,9 +31,10 @@ class Confidence(NamedTuple):
     The confidence is the largest probability, calibrated by temperature scaling: that of
     softmax(logits / temperature).
 
-    temperatures: temperature of each branch.
-    thresholds: smallest confidence, 0 to 1, at which an image leaves, of each branch; infinity leaves the
-      branch out.
+    Attributes:
+      temperatures: temperature of each branch.
+      thresholds: smallest confidence, 0 to 1, at which an image leaves, of each branch; infinity leaves the
+        branch out.
 
     Source: Teerapittayanon et al., BranchyNet, ICPR 2016, arXiv:1709.01686, algorithm 1, with confidence in
     the place of entropy as in Huang et al., Multi-Scale Dense Networks, ICLR 2018, arXiv:1703.09844.
@@ -44,9 +45,11 @@ class Confidence(NamedTuple):
 
     @property
     def exits(self) -> tuple[int, ...]:
+        """See `Rule`."""
         return tuple(i for i, threshold in enumerate(self.thresholds) if math.isfinite(threshold))
 
     def leaves(self, seen: np.ndarray) -> np.ndarray:
+        """See `Rule`; `seen` is [exit, example, class]."""
         index = self.exits[len(seen) - 1]
         return confidences(seen[-1], self.temperatures[index]) >= self.thresholds[index]
 
@@ -54,8 +57,9 @@ class Confidence(NamedTuple):
 class Patience(NamedTuple):
     """An image leaves as soon as so many consecutive classifiers predict the same class.
 
-    patience: the number of classifiers that agree, 1 or more; with 1 every image leaves at the first.
-    branches: number of branches, all of which are computed.
+    Attributes:
+      patience: the number of classifiers that agree, 1 or more; with 1 every image leaves at the first.
+      branches: number of branches, all of which are computed.
 
     Source: Zhou et al., BERT Loses Patience, NeurIPS 2020, arXiv:2006.04152, section 3.2. It counts
     agreements with the classifier before, which is one less.
@@ -66,9 +70,11 @@ class Patience(NamedTuple):
 
     @property
     def exits(self) -> tuple[int, ...]:
+        """See `Rule`."""
         return tuple(range(self.branches))
 
     def leaves(self, seen: np.ndarray) -> np.ndarray:
+        """See `Rule`; `seen` is [exit, example, class]."""
         last = np.argmax(seen[-self.patience :], axis=-1)
         return np.all(last == last[0], axis=0) & (len(seen) >= self.patience)
 
@@ -82,6 +88,7 @@ def where_left(rule: Rule, logits: np.ndarray) -> np.ndarray:
     """The index of the classifier at which each image leaves, [example], from the logits of all classifiers.
 
     Args:
+      rule: the rule.
       logits: [classifier, example, class], main classifier last.
     """
     left = np.full(logits.shape[1], len(logits) - 1)

@@ -28,9 +28,10 @@ RANDOM_IMAGES = 8
 class Agreement(NamedTuple):
     """How well a file agrees with its network.
 
-    difference: largest difference between their outputs, relative to the largest output of the network.
-    num_images: number of images.
-    batches: the sizes of the batches in which the file was run.
+    Attributes:
+      difference: largest difference between their outputs, relative to the largest output of the network.
+      num_images: number of images.
+      batches: the sizes of the batches in which the file was run.
     """
 
     difference: float
@@ -40,6 +41,10 @@ class Agreement(NamedTuple):
 
 def read_images(paths: Sequence[Path], view: View) -> np.ndarray:
     """Decodes images to uint8 [image, height, width, channel]; draws random ones if there are no paths.
+
+    Args:
+      paths: the image files.
+      view: how a decoded image becomes the pixels that the network takes.
 
     Raises:
       InputError: an image cannot be decoded.
