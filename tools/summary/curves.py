@@ -56,4 +56,4 @@ def draw_row(axes: Axes, row: Row) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper right", fontsize=9, frameon=False)
+    axes.legend(loc="best", fontsize=9, frameon=False)
