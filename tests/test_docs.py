@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import convert_pytorch
+import cost
 import measure_images
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ PROGRAMS = {
     "predict": predict.main,
     "early_exit": early_exit.main,
     "convert_pytorch": convert_pytorch.main,
+    "cost": cost.main,
     "measure_images": measure_images.main,
     "report": report.main,
     "summarize": summarize.main,

@@ -1,4 +1,4 @@
-"""configs/cifar100_wrn.py on files in the format of CIFAR-100."""
+"""The configs for CIFAR-100 on files in its format."""
 
 import pytest
 
@@ -16,9 +16,9 @@ def cifar100(tmp_path):
     return tmp_path / "data"
 
 
-def assert_takes_two_real_steps(root, workdir, *fields):
+def assert_takes_two_real_steps(root, workdir, *fields, config="cifar100_wrn"):
     fields = [f"data.root={root}", "data.batch_size=4", "epochs=1", *fields]
-    arguments = [f"--config={CONFIGS / 'cifar100_wrn.py'}", f"--workdir={workdir}"]
+    arguments = [f"--config={CONFIGS / config}.py", f"--workdir={workdir}"]
     assert train.main([*arguments, *(f"--config.{field}" for field in fields)]) == 0
     line = records(workdir)[0]
     assert line["step"] == 2
@@ -41,3 +41,11 @@ def test_wrn_28_10_takes_real_steps_with_all_its_parameters(cifar100, tmp_path, 
     output = capsys.readouterr().out
     assert "164,146,364" in output
     assert "36,536,884" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cifar100_resnet32", "cifar100_resnet110"])
+def test_cifar_resnets_take_real_steps_with_all_their_parameters(cifar100, tmp_path, name, capsys):
+    assert_takes_two_real_steps(cifar100, tmp_path / "run", config=name)
+    output = capsys.readouterr().out
+    assert {"cifar100_resnet32": "470,004", "cifar100_resnet110": "1,733,812"}[name] in output

@@ -6,161 +6,47 @@ difference is the largest one of a tensor's elements over the tensor's largest v
 """
 
 from functools import partial
-from itertools import islice
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import torch
 
 from dks_jax import models
 from dks_jax.config import METHODS
-from dks_jax.data.feeds.interface import Epochs
-from dks_jax.data.feeds.resident import TrainingFeed
-from dks_jax.data.images import Split
-from dks_jax.data.preparation import Preparation
 from dks_jax.nn.functional import Functional
-from dks_jax.runtime.devices import Devices
 from dks_jax.runtime.forms import FORMS
 from dks_jax.synergy import objective, teaching_matrix
-from dks_jax.training import optimizers as optim
-from dks_jax.training import schedules
-from dks_jax.training.steps import Steps, TrainState
+from support import parity
 from support import torch_reference as reference
-from support.comparison import Named, any_weights, as_numpy, assert_agree, difference
+from support.comparison import any_weights, assert_agree, difference
 from support.networks import wide_resnet
+from support.parity import BATCH_SIZE, EPSILON, NUM_CLASSES, TOLERANCE, Run, Task
 
 # The recipe released with arXiv:1906.00675.
-MEAN = tuple(value / 255 for value in (125.3, 123.0, 113.9))
-STD = tuple(value / 255 for value in (63.0, 62.1, 66.7))
-EPSILON, LEARNING_RATE, DROP_FACTOR, WEIGHT_DECAY = 1e-8, 0.1, 0.2, 5e-4
-
-BATCH_SIZE, NUM_CLASSES = 8, 10
-TOLERANCE = 1e-8
-
-
-class Run(NamedTuple):
-    """A training run by either library.
-
-    history: "loss" and its terms, step by step.
-    snapshots: by the number of finished steps: "parameters", "momentum" and "statistics", as released.
-    """
-
-    history: list[dict[str, float]]
-    snapshots: dict[int, dict[str, Named]]
+RECIPE = parity.Recipe(
+    mean=tuple(value / 255 for value in (125.3, 123.0, 113.9)),
+    std=tuple(value / 255 for value in (63.0, 62.1, 66.7)),
+    weight_decay=5e-4,
+    drop_factor=0.2,
+    new_optimizer_at_drops=True,
+)
 
 
-class Task(NamedTuple):
-    """What both libraries are given.
-
-    batches: by epoch, uint8 images [batch, height, width, channel] and labels [batch], in order.
-    start: parameters and running statistics, in the names and layouts of dks_jax.
-    """
-
-    batches: list[list[tuple[np.ndarray, np.ndarray]]]
-    start: Named
-
-
-def cast(tree, dtype):
-    """The tree with its floating-point arrays in another type."""
-    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
-
-
-def train_ours(
-    method: str,
-    *,
-    num_images: int,
-    num_epochs: int,
-    size: int = 16,
-    drop_epochs=(),
-    snapshots=(),
-    dtype=jnp.float64,
-    form: str = "cpu",
-) -> tuple[Task, Run]:
-    """Trains a WRN-16-1 with the library's own step and feed, and says what it was trained from.
+def train_ours(method: str, **options) -> tuple[Task, Run]:
+    """Trains a WRN-16-1; options as of `parity.train_ours`.
 
     By default on images of half the size of CIFAR's, on which test_released_checkpoint.py trains.
-    To be called with 64-bit types enabled where `dtype` needs them.
     """
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (num_images, size, size, 3), np.uint8)
-    labels = rng.integers(0, NUM_CLASSES, num_images, np.int32)
-    devices = Devices(batches_per_call=1)
-    devices.form = form
-    feed = TrainingFeed(
-        Split(images, labels),
-        Preparation(MEAN, STD, padding=0, flip=False, dtype=dtype),
-        Epochs(num_images, BATCH_SIZE, False, 1),
-        devices,
-    )
     network = wide_resnet(16, 1, NUM_CLASSES, seed=2)
-    optimizer = optim.sgd(
-        schedules.step_schedule(LEARNING_RATE, drop_epochs, DROP_FACTOR, feed.steps_per_epoch),
-        momentum=0.9,
-        weight_decay=WEIGHT_DECAY,
-        reset_steps=schedules.drop_steps(drop_epochs, feed.steps_per_epoch),
-    )
-    loss = partial(
-        objective, teaches=teaching_matrix(METHODS[method].teaches, 3), names=network.names, epsilon=EPSILON
-    )
-    steps = Steps(network, loss, optimizer, feed, seed=3, devices=devices)
-    state = cast(steps.initial_state(), dtype)
-    task = Task([], as_numpy(state.params | state.batch_stats))
-    run = Run([], {})
-    for epoch in range(num_epochs):
-        task.batches.append([])
-        for chunk in feed.chunks(epoch):
-            first = chunk.first * BATCH_SIZE
-            chosen = np.asarray(chunk.arrays["order"])[first : first + chunk.batch_size]
-            task.batches[-1].append((images[chosen], labels[chosen]))
-            state, history = steps.train(state, chunk)
-            run.history.append(
-                {k: v.item() for k, v in history.items() if k == "loss" or k.startswith(("cross", "kl"))}
-            )
-            if len(run.history) in snapshots:
-                run.snapshots[len(run.history)] = snapshot(state)
-    return task, run
+    return parity.train_ours(network, RECIPE, method, reference.to_released, **options)
 
 
-def snapshot(state: TrainState) -> dict[str, Named]:
-    parts = {
-        "parameters": state.params,
-        "momentum": optax.tree_utils.tree_get(state.opt_state, "momentum"),
-        "statistics": state.batch_stats,
-    }
-    return {kind: reference.to_released(as_numpy(arrays)) for kind, arrays in parts.items()}
-
-
-def train_torch(
-    task: Task, *, pairs=reference.DKS_PAIRS, num_steps=None, snapshots=(), dtype=torch.float64, **recipe
-) -> Run:
-    """Trains the reference on the same batches from the same weights, at most `num_steps` steps."""
-    network = reference.WideResNet(16, 1, NUM_CLASSES).to(dtype)
-    reference.load_arrays(network, reference.to_released(task.start))
-    epochs = [
-        [(reference.normalise(images, MEAN, STD, dtype), torch.tensor(labels).long()) for images, labels in e]
-        for e in task.batches
-    ]
-    settings = {"epsilon": EPSILON, "learning_rate": LEARNING_RATE, "weight_decay": WEIGHT_DECAY}
-    settings |= {"drop_factor": DROP_FACTOR, **recipe}
-    run = Run([], {})
-    for terms, optimizer in islice(reference.train(network, epochs, pairs=pairs, **settings), num_steps):
-        run.history.append(terms)
-        if len(run.history) in snapshots:
-            run.snapshots[len(run.history)] = snapshot_torch(network, optimizer)
-    return run
-
-
-def snapshot_torch(network: torch.nn.Module, optimizer: torch.optim.SGD) -> dict[str, Named]:
-    parts = {
-        "parameters": dict(network.named_parameters()),
-        "momentum": reference.momentum_of(network, optimizer),
-        "statistics": {k: v for k, v in reference.arrays_of(network).items() if "running" in k},
-    }
-    return {kind: {k: v.detach().numpy().copy() for k, v in own.items()} for kind, own in parts.items()}
+def train_torch(task: Task, **options) -> Run:
+    """Trains the reference; options as of `parity.train_torch`."""
+    network = reference.WideResNet(16, 1, NUM_CLASSES)
+    return parity.train_torch(network, RECIPE, task, reference.to_released, **options)
 
 
 # 37 images in batches of 8 make 5 steps an epoch, the last one with 5 images. By the 1-based rule the rate

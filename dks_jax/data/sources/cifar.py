@@ -282,6 +282,7 @@ SOURCE = Source(
     lambda config, view: load(config.root, config.name).held_out,
     image_size=32,
     channels=3,
+    num_classes=lambda config: CLASS_COUNTS.get(config.name, 0),
     needs_root=True,
     named=True,
 )

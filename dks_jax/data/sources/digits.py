@@ -41,4 +41,5 @@ SOURCE = Source(
     lambda config, view: load().held_out,
     image_size=8,
     channels=1,
+    num_classes=lambda config: 10,
 )

@@ -33,6 +33,7 @@ class Source(NamedTuple):
       it is for training.
     image_size: side of the images in pixels; 0 where images are resized to `data.image_size`.
     channels: number of channels of the images; 0 where it depends on the data or on the config.
+    num_classes: number of classes by `config.data`, as far as it is known without the data; else 0.
     converts_channels: whether images take the number of channels that is asked for.
     needs_root: whether `data.root` must name a folder.
     named: whether `data.name` chooses among several data sets.
@@ -44,6 +45,7 @@ class Source(NamedTuple):
     resolve: Callable[..., tuple[str, str]] = _fixed_splits
     image_size: int = 0
     channels: int = 0
+    num_classes: Callable[[Config], int] = lambda config: 0
     converts_channels: bool = False
     needs_root: bool = False
     named: bool = False

@@ -405,6 +405,7 @@ SOURCE = Source(
     lambda config, *, training: find_splits(
         config.root, config.name, config.train_split, config.held_out, training=training
     ),
+    num_classes=lambda config: 1000 if config.name.partition(":")[0] == "imagenet2012" else 0,
     named=True,
     read_for_labels=True,
 )
