@@ -6,19 +6,21 @@ from typing import TYPE_CHECKING, Any
 from dks_jax.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from dks_jax.supervision import Branch, BranchSpec, DeeplySupervised
+    from dks_jax.supervision import Attached, Branch, BranchSpec, DeeplySupervised, attach
     from dks_jax.synergy import all_pairs, bottom_up, no_pairs, objective, synergy_loss, top_down
 
 __version__ = "0.2.0"
 """The version of the library."""
 
 __all__ = [
+    "Attached",
     "Branch",
     "BranchSpec",
     "DeeplySupervised",
     "InputError",
     "__version__",
     "all_pairs",
+    "attach",
     "bottom_up",
     "no_pairs",
     "objective",
@@ -26,7 +28,7 @@ __all__ = [
     "top_down",
 ]
 
-_SUPERVISION = ("Branch", "BranchSpec", "DeeplySupervised")
+_SUPERVISION = ("Attached", "Branch", "BranchSpec", "DeeplySupervised", "attach")
 
 
 def __getattr__(name: str) -> Any:

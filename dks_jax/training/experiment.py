@@ -17,7 +17,7 @@ from dks_jax.nn.precision import DTYPES
 from dks_jax.runtime import output
 from dks_jax.runtime.devices import Devices
 from dks_jax.runtime.errors import InputError
-from dks_jax.supervision import BranchSpec, DeeplySupervised, distances_from_head
+from dks_jax.supervision import Attached, BranchSpec, DeeplySupervised, distances_from_head
 from dks_jax.synergy import objective, teaching_matrix
 from dks_jax.training import mixing, optimizers, schedules, training_loss
 from dks_jax.training.branch_warmup import resolve_branch_warmup
@@ -161,7 +161,7 @@ def build_network(config: Config, *, num_classes: int, channels: int) -> DeeplyS
 
 def build_steps(
     config: Config,
-    network: DeeplySupervised,
+    network: DeeplySupervised | Attached,
     train_feed: Feed,
     test_feed: Feed | None = None,
     *,
@@ -181,7 +181,8 @@ def build_steps(
     Raises:
       InputError: a field of `config.synergy` is wrong or does not fit the classifiers of the network.
     """
-    distances = distances_from_head(network, get_params(network))
+    decays = config.optimizer.layer_decay != 1
+    distances = distances_from_head(network, get_params(network)) if decays else None
     optimizer, schedule = optimizers.from_config(
         config.optimizer, config.epochs, train_feed.steps_per_epoch, distances
     )

@@ -22,7 +22,7 @@ from dks_jax.reporting.measurements import ECE_BINS, History
 from dks_jax.runtime.compilation import KEEP_BARRIERS
 from dks_jax.runtime.devices import Devices
 from dks_jax.runtime.errors import InputError
-from dks_jax.supervision import DeeplySupervised
+from dks_jax.supervision import Attached, DeeplySupervised
 from dks_jax.training import optimizers
 from dks_jax.training.state import AveragedState, State, TrainState, to_use, update_average, with_average
 from dks_jax.training.teachers import Teachers
@@ -99,7 +99,7 @@ class Steps:
 
     def __init__(
         self,
-        network: DeeplySupervised,
+        network: DeeplySupervised | Attached,
         loss: Loss,
         optimizer: optax.GradientTransformation,
         train_feed: Feed,
