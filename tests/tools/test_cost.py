@@ -77,7 +77,8 @@ SLIM = [
     pytest.param("((0,(4,2),(320,640)),(1,(4,),(640,)))", 2.32, 1.84, (82, 100), marks=slow),
     pytest.param("((0,(2,1),(320,640)),(1,(2,),(640,)))", 1.61, 1.39, (55, 82), marks=slow),
     pytest.param("((0,(1,1),(320,640)),(1,(1,),(640,)))", 1.36, 1.21, (46, 73), marks=slow),
-    pytest.param("((0,(1,1),(160,320)),(1,(1,),(320,)))", 1.10, 1.06, (36, 68), marks=slow),
+    # 1.10 and 1.06 without the 1x1 shortcuts of the blocks that halve the resolution and keep the width.
+    pytest.param("((0,(1,1),(160,320)),(1,(1,),(320,)))", 1.11, 1.07, (36, 68), marks=slow),
     pytest.param("((0,(),()),(1,(),()))", 1.00, 1.00, (32, 66)),
 ]
 
