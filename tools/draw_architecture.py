@@ -59,7 +59,7 @@ PLACES = {
     "weights": Place(2, 3.6, 12.2, "grey"),
     "models": Place(3, 0.4, 6.75, "blue"),
     "data": Place(3, 7.0, 12.2, "green"),
-    "supervision": Place(4, 0.5, 2.6, "blue"),
+    "supervision": Place(4, 0.5, 4.6, "blue"),
     "synergy": Place(5, 0.5, 2.6, "blue"),
     "nn": Place(5, 2.8, 6.35, "blue"),
     "config": Place(5, 6.6, 12.2, "grey"),
