@@ -16,7 +16,9 @@ from dks_jax.runtime.errors import InputError
 from dks_jax.weights import Weights, build_network
 
 INPUTS = ("uint8", "float")
+"""The kinds of input: pixels, or images that are normalised already."""
 OUTPUTS = ("logits", "probabilities")
+"""The kinds of output."""
 
 
 class Exported:
