@@ -31,15 +31,14 @@ import agreement
 import jax.numpy as jnp
 import numpy as np
 
-from dks_jax import data, models
+from dks_jax import models
 from dks_jax.command_line import Parser, run
-from dks_jax.data import Preparation, Split, View
+from dks_jax.data import View
 from dks_jax.data.augmentation import normalise
 from dks_jax.data.sources import folder
-from dks_jax.inference.forward import Forward
+from dks_jax.inference.exporting.checking import logits, read_images
 from dks_jax.inference.prediction import find_images
 from dks_jax.reporting.tables import markdown_table
-from dks_jax.runtime.devices import Devices
 from dks_jax.runtime.errors import InputError, printable
 from dks_jax.runtime.files import require_writable
 from dks_jax.weights import (
@@ -58,7 +57,6 @@ from dks_jax.weights import (
 
 DIRECTIONS = ("import", "export")
 BATCH = 8
-RANDOM_IMAGES = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -202,10 +200,7 @@ def check(arguments: argparse.Namespace) -> None:
     tensors = {name: tensor.stored.float() for name, tensor in found.tensors.items()}
     mean, std = metadata.preprocessing.mean, metadata.preprocessing.std
     pixels = read_images(arguments.check, metadata.view)
-    devices = Devices(batches_per_call=1)
-    split = Split(pixels, np.zeros(len(pixels), np.int32))
-    feed = data.held_out_feed(split, Preparation(mean, std), batch_size=BATCH, devices=devices)
-    ours = np.concatenate([output.logits for output in Forward(network, feed, devices).batches()], axis=1)
+    ours = logits(network, metadata, pixels)
     images = torch.tensor(np.asarray(normalise(jnp.asarray(pixels), mean, std))).permute(0, 3, 1, 2)
     theirs = torch.cat([torch_forward.logits(tensors, batch) for batch in images.split(BATCH)], dim=1).numpy()
     print(table(network.names, ours, theirs))
@@ -221,13 +216,6 @@ def table(names: Sequence[str], ours: np.ndarray, theirs: np.ndarray) -> str:
         difference, largest = agreement.compare(own, their).values()
         rows.append([name, str(len(own)), f"{largest:.4g}", f"{difference:.2e}", f"{same} of {len(own)}"])
     return markdown_table(rows)
-
-
-def read_images(paths: Sequence[Path], view: View) -> np.ndarray:
-    """Decodes images to uint8 [image, height, width, channel]; draws random ones if there are no paths."""
-    if paths:
-        return np.stack([folder.decode(path, view) for path in paths])
-    return np.random.default_rng(0).integers(0, 256, (RANDOM_IMAGES, *view.shape), np.uint8)
 
 
 def describe(weights: Weights) -> str:

@@ -3,18 +3,16 @@
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from dks_jax.data import Feed, Preparation, Split, StoredSplit, held_out_feed
-from dks_jax.inference.evaluation import Evaluation
+from dks_jax.inference.evaluation import Evaluation, evaluate
 from dks_jax.inference.exits import latency
 from dks_jax.inference.exits.costs import Costs, costs_of
 from dks_jax.inference.exits.fitting import Fit, Halves, Measures, fit, halves, measures
 from dks_jax.inference.exits.latency import Seconds
 from dks_jax.inference.exits.rules import Patience, Rule, where_left
 from dks_jax.inference.exits.staged import StagedNetwork
-from dks_jax.inference.forward import Forward, Output
-from dks_jax.inference.metrics import label_ranks, require_finite_logits
+from dks_jax.inference.metrics import label_ranks
 from dks_jax.runtime.devices import Devices
 from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import DeeplySupervised
@@ -80,7 +78,7 @@ def study(evaluation: Evaluation, wish: Wish, *, time_curve: bool) -> Study:
     """Fits the exits of a network and reports on the images that were not fitted on.
 
     Args:
-      evaluation: weights and images, from `evaluation.prepare`.
+      evaluation: weights and images, from `evaluation.prepare` with a config in float32.
       wish: what is wished.
       time_curve: whether to measure the time of points of the curve too.
 
@@ -96,7 +94,9 @@ def study(evaluation: Evaluation, wish: Wish, *, time_curve: bool) -> Study:
     def feed(of: Split | StoredSplit, batch_size: int = fields.batch_size) -> Feed:
         return held_out_feed(of, preparation, batch_size=batch_size, devices=devices)
 
-    logits, labels = _compute_all(Forward(network, feed(split), devices), split)
+    result = evaluate(evaluation, keep_logits=True)
+    logits, labels = result.logits, result.examples.labels
+    assert logits is not None
     costs, own = costs_of(network, split.image_shape), halves(labels)
     fitted = fit(logits[:, own.fitted], labels[own.fitted], costs)
     rule = _choose(wish, fitted, len(network.branches))
@@ -182,17 +182,3 @@ def _patiences(network: DeeplySupervised) -> list[Patience]:
 def _some(rules: list[Rule]) -> list[Rule]:
     """At most TIMED of the rules, evenly spaced, the first and the last among them."""
     return [rules[index] for index in np.unique(np.linspace(0, len(rules) - 1, TIMED).round().astype(int))]
-
-
-def _compute_all(forward: Forward, split: Split | StoredSplit) -> tuple[np.ndarray, np.ndarray]:
-    """The logits [classifier, example, class] and the labels [example] of all images."""
-    outputs: list[Output] = []
-    with tqdm(total=split.num_examples, unit="image", dynamic_ncols=True, disable=None) as bar:
-        for output in forward.batches():
-            seen = sum(len(other.labels) for other in outputs)
-            name = split.name if isinstance(split, StoredSplit) else "held-out image {}".format
-            require_finite_logits(output.logits, range(seen, seen + len(output.labels)), name)
-            outputs.append(output)
-            bar.update(len(output.labels))
-    logits, labels = zip(*outputs, strict=True)
-    return np.concatenate(logits, axis=1), np.concatenate(labels)

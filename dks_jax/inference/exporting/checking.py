@@ -75,7 +75,7 @@ def check(run: Callable[..., Any], exported: Exported, pixels: np.ndarray) -> Ag
     if len(pixels) == 1:
         # A batch of one alone would not show that others work.
         pixels = np.repeat(pixels, 2, axis=0)
-    expected = logits(exported.network, exported.metadata, pixels)
+    (expected,) = logits(exported.network, exported.metadata, pixels)
     require_finite_logits(expected[None], range(len(pixels)), lambda index: f"image {index + 1}")
     if exported.output == "probabilities":
         expected = np.exp(log_softmax(expected))
@@ -97,10 +97,9 @@ def check(run: Callable[..., Any], exported: Exported, pixels: np.ndarray) -> Ag
 
 
 def logits(network: DeeplySupervised, metadata: Metadata, pixels: np.ndarray) -> np.ndarray:
-    """The logits [image, class] of a network with one classifier, as prediction computes them."""
+    """The logits [classifier, image, class] of a network, as prediction computes them."""
     preparation = Preparation(metadata.preprocessing.mean, metadata.preprocessing.std)
     devices = Devices(batches_per_call=1)
     split = Split(pixels, np.zeros(len(pixels), np.int32))
     feed = data.held_out_feed(split, preparation, batch_size=RANDOM_IMAGES, devices=devices)
-    (found,) = np.concatenate([output.logits for output in Forward(network, feed, devices).batches()], axis=1)
-    return found
+    return np.concatenate([output.logits for output in Forward(network, feed, devices).batches()], axis=1)

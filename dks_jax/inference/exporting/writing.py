@@ -40,7 +40,7 @@ def _write_checkpoint(file: Path, exported: Exported) -> None:
 
 def _read_checkpoint(file: Path, metadata: Metadata) -> Callable[..., Any]:
     network = build_network(read_checkpoint(file))
-    return lambda pixels: logits(network, metadata, pixels)
+    return lambda pixels: logits(network, metadata, pixels)[0]
 
 
 CHECKPOINT = Format(_write_checkpoint, _read_checkpoint, weights_alone=True)
