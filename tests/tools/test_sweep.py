@@ -142,6 +142,7 @@ def test_a_signal_has_the_runs_that_train_save_and_stop(tmp_path, number, status
         assert not in_use(output / name)
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_listed_and_the_others_finish(tiny_processes, tmp_path, capsys):
     one, rates = ["--methods", "dks", "--seeds", "0"], ["--set", "optimizer.learning_rate=1e30,0.1"]
     arguments = [*CONFIG, *one, *SMALL, *rates, "--output", str(tmp_path)]
