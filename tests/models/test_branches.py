@@ -33,9 +33,7 @@ def network_of(name: str, *flags: str) -> DeeplySupervised:
     return network
 
 
-@pytest.mark.parametrize(
-    "name", ["digits_wrn", pytest.param("imagenet_resnet18", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["digits_wrn", pytest.param("imagenet_resnet18", marks=pytest.mark.slow)])
 def test_branches_come_from_the_command_line_alone(name: str):
     network = network_of(name, f"--config.model.branches={THREE[name]}")
     plain = network_of(name, "--config.model.branches=()")
