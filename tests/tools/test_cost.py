@@ -70,6 +70,31 @@ PUBLISHED = [
         marks=slow,
         id="ResNet-152",
     ),
+    # Of torchvision's own blocks, the branches too, which it does not have; it states those of the backbones.
+    pytest.param(
+        *("imagenet_resnet50", {"model.name": "resnext50_32x4d"}),
+        *((25_028_904, 15_739_880, 55_927_784), (4230.48, 1512.95, 2849.28)),
+        marks=slow,
+        id="ResNeXt-50 32x4d",
+    ),
+    pytest.param(
+        *("imagenet_resnet50", {"model.name": "resnext101_32x8d"}),
+        *((88_791_336, 49_994_728, 110_609_384), (16414.02, 7182.43, 5835.75)),
+        marks=slow,
+        id="ResNeXt-101 32x8d",
+    ),
+    pytest.param(
+        *("imagenet_resnet50", {"model.name": "wide_resnet50_2"}),
+        *((68_883_240, 40_881_128, 165_635_048), (11398.02, 3752.80, 8224.93)),
+        marks=slow,
+        id="Wide ResNet-50-2",
+    ),
+    pytest.param(
+        *("imagenet_resnet50", {"model.name": "wide_resnet101_2"}),
+        *((126_886_696, 71_588_840, 165_635_048), (22753.05, 9764.29, 8224.93)),
+        marks=slow,
+        id="Wide ResNet-101-2",
+    ),
 ]
 # Branches of a WRN-28-10; parameters and MACs of training over the backbone's; leaving at each, in per cent.
 SLIM = [
