@@ -150,7 +150,9 @@ def photographs(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHALLOW[1:])
-def test_fine_tuning_starts_from_a_file_of_torchvision(name, photographs, tmp_path, capsys):
+def test_fine_tuning_starts_from_a_file_of_torchvision(
+    name, photographs, tmp_path, capsys, quick_compilation
+):
     torch.manual_seed(0)
     file = tmp_path / "c.pth"
     torch.save(torchvision.models.get_model(name).state_dict(), file)
