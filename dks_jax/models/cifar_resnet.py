@@ -37,6 +37,7 @@ from dks_jax.models.family import (
 )
 from dks_jax.models.regularisation import ARGUMENTS, Regularisation, Transform, identity
 from dks_jax.models.resnet import Head
+from dks_jax.nn.initialisation import kaiming_normal_fan_out
 from dks_jax.nn.layers import BatchNorm, Conv, Stage
 from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import BranchSpec
@@ -127,7 +128,7 @@ def backbone(
       rngs: source of the initial values and of the dropouts.
     """
     layers = Layers(
-        partial(Conv, fan_out=True, rngs=rngs),
+        partial(Conv, initial=kaiming_normal_fan_out, rngs=rngs),
         partial(BatchNorm, norm_groups=norm_groups, unit_scale=True, rngs=rngs),
     )
     blocks = ((depth - 2) // 6,) * 3
