@@ -173,6 +173,7 @@ def recognise(shapes: Mapping[str, Shape]) -> Network | None:
 
 # Names as in the code released with DHM, where `*_head2` is the early branch.
 TORCH = TorchFormat(
+    "DHM",
     recognise,
     rules=(
         (r"branches\.0\.stages\.0\.blocks", "layer2_head2"),
@@ -207,6 +208,6 @@ NETWORKS = {
         branches,
         arguments={"depth": Field(int, 32, "depth, 6n + 2 with n >= 1"), **ARGUMENTS},
         check=check,
-        torch=TORCH,
+        torch=(TORCH,),
     )
 }

@@ -225,6 +225,7 @@ def recognise(shapes: Mapping[str, Shape]) -> Network | None:
 
 # Names as in torchvision; branches as in the code released with DHM, where `*_head2` is the early one.
 TORCH = TorchFormat(
+    "torchvision",
     recognise,
     rules=(
         (r"branches\.0\.stages\.0\.blocks", "layer3_head2"),
@@ -257,7 +258,7 @@ NETWORKS = {
         partial(backbone, recipe),
         partial(branches, recipe),
         arguments=ARGUMENTS,
-        torch=TORCH,
+        torch=(TORCH,),
     )
     for depth, recipe in RECIPES.items()
 }
