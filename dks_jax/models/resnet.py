@@ -37,7 +37,9 @@ from dks_jax.models.family import (
     count_classes,
 )
 from dks_jax.models.regularisation import ARGUMENTS, Regularisation, Transform, identity
-from dks_jax.nn.layers import BatchNorm, Conv, Linear, Stage, max_pool
+from dks_jax.nn.initialisation import kaiming_normal_fan_out
+from dks_jax.nn.layers import BatchNorm, Conv, Linear, Stage
+from dks_jax.nn.pooling import max_pool
 from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import BranchSpec
 
@@ -67,6 +69,8 @@ RECIPES = {
     "resnet101": Recipe(True, (3, 4, 23, 3), (12, 2), (3,)),
     "resnet152": Recipe(True, (3, 8, 36, 3), (18, 2), (3,)),
 }
+# DKS and DHM have released weights or branches of these alone.
+RELEASED = tuple(RECIPES)
 RECIPES |= {
     "resnext50_32x4d": RECIPES["resnet50"]._replace(groups=32, group_width=4),
     "resnext101_32x8d": RECIPES["resnet101"]._replace(groups=32, group_width=8),
@@ -223,7 +227,7 @@ def backbone(
       rngs: source of the initial values and of the dropouts.
     """
     layers = Layers(
-        partial(Conv, fan_out=True, rngs=rngs),
+        partial(Conv, initial=kaiming_normal_fan_out, rngs=rngs),
         partial(BatchNorm, norm_groups=norm_groups, unit_scale=True, rngs=rngs),
     )
     kind = Bottleneck if recipe.bottleneck else BasicBlock
@@ -254,8 +258,12 @@ def branches(recipe: Recipe, **_) -> tuple[BranchSpec, ...]:
     return BranchSpec(1, recipe.early, WIDTHS[2:]), BranchSpec(2, recipe.late, (2 * WIDTHS[3],))
 
 
-def recognise(shapes: Mapping[str, Shape]) -> Network | None:
-    """Recognises the network of a checkpoint by names and shapes; see `TorchFormat`."""
+def recognise(shapes: Mapping[str, Shape], *, released: bool) -> Network | None:
+    """Recognises the network of a checkpoint by names and shapes; see `TorchFormat`.
+
+    Args:
+      released: whether it has to be in RELEASED; else it must not be.
+    """
     blocks = {match[0] for name in shapes if (match := re.match(r"layer[1-4]\.\d+(?=\.)", name))}
     counts = Counter(block.partition(".")[0] for block in blocks)
     found = "layer1.0.conv3.weight" in shapes, tuple(counts[f"layer{i}"] for i in range(1, 5))
@@ -265,6 +273,8 @@ def recognise(shapes: Mapping[str, Shape]) -> Network | None:
     kernel = shapes.get("layer1.0.conv2.weight")
     # Where it is of none of them, the plain one is named, and the checkpoint does not fit it.
     name = next((name for name in siblings if _first_kernel(RECIPES[name]) == kernel), siblings[0])
+    if (name in RELEASED) != released:
+        return None
     published = branches(RECIPES[name]) if any("_head" in part for part in shapes) else ()
     return Network({"name": name}, published, count_classes(shapes), count_channels(shapes, "conv1"))
 
@@ -277,7 +287,8 @@ def _first_kernel(recipe: Recipe) -> Shape:
 
 # Names as in torchvision; of branches as in the code released with DHM, where `*_head2` is the early one.
 TORCH = TorchFormat(
-    recognise,
+    "torchvision",
+    partial(recognise, released=True),
     rules=(
         (r"branches\.0\.stages\.0\.blocks", "layer3_head2"),
         (r"branches\.0\.stages\.1\.blocks", "layer4_head2"),
@@ -303,15 +314,18 @@ TORCH = TorchFormat(
     ),
     imagenet=True,
 )
-# DKS has released no other ones, and the usual preprocessing for these is torchvision's.
-NOT_RELEASED = TORCH._replace(preprocessing=TORCH.preprocessing.replace(name="standard"))
+# For the others the usual preprocessing is torchvision's.
+NOT_RELEASED = TORCH._replace(
+    recognise=partial(recognise, released=False),
+    preprocessing=TORCH.preprocessing.replace(name="standard"),
+)
 
 NETWORKS = {
     name: Family(
         partial(backbone, recipe),
         partial(branches, recipe),
         arguments=ARGUMENTS,
-        torch=TORCH if name.startswith("resnet") else NOT_RELEASED,
+        torch=(TORCH if name in RELEASED else NOT_RELEASED,),
     )
     for name, recipe in RECIPES.items()
 }

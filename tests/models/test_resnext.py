@@ -40,7 +40,7 @@ def test_a_checkpoint_is_recognised_with_and_without_branches(name):
     tensors = state_dict(name, branches=True)
     for branches in (True, False):
         shapes = {own: tuple(t.shape) for own, t in tensors.items() if branches or "_head" not in own}
-        network = torch_names.recognise(shapes)
+        network = torch_names.recognise(shapes).network
         assert network.model == {"name": name}
         assert network.branches == (models.resolve_branches(network.model, "published") if branches else ())
 
@@ -73,7 +73,7 @@ def test_fine_tuning_does_not_start_from_a_sibling():
         return models.Network({"name": name}, (), 7, 3)
 
     network = nnx.eval_shape(lambda: models.build(**described("resnet50")._asdict(), seed=0))
-    preprocessing = models.get_family("resnet50").torch.preprocessing
+    preprocessing = models.get_family("resnet50").torch[0].preprocessing
     metadata = Metadata({"name": "wide_resnet50_2"}, (), (), preprocessing)
     weights = Weights(models.shapes(described("wide_resnet50_2")), {}, metadata)
     with pytest.raises(InputError, match=r"`init_weights`.*64 in the network, 128.* wide_resnet50_2"):
@@ -95,14 +95,14 @@ def test_a_branch_whose_groups_would_have_no_channel_is_refused(name, width):
 def test_a_block_is_that_of_torchvision(groups, group_width, x64, quick_compilation):
     """A block that halves the resolution, in training: output, statistics and all gradients."""
     rngs = nnx.Rngs(0)
-    layers = models.Layers(partial(Conv, fan_out=True, rngs=rngs), partial(BatchNorm, rngs=rngs))
+    layers = models.Layers(partial(Conv, rngs=rngs), partial(BatchNorm, rngs=rngs))
     block = resnet.Bottleneck(24, 16, 2, layers, groups=groups, group_width=group_width)
     ours = Functional(block)
     shortcut = nn.Sequential(nn.Conv2d(24, 64, 1, 2, bias=False), nn.BatchNorm2d(64))
     theirs = torchvision.models.resnet.Bottleneck(24, 16, 2, shortcut, groups, group_width).double().train()
     params = {name: jnp.asarray(value, jnp.float64) for name, value in ours.params.items()}
     stats = {name: jnp.asarray(value, jnp.float64) for name, value in ours.batch_stats.items()}
-    table = models.get_family("resnet50").torch
+    table = models.get_family("resnet50").torch[0]
     state = {n: torch.from_numpy(a.copy()) for n, a in torch_names.to_torch(table, params | stats).items()}
     theirs.load_state_dict(state, strict=False)
     random = np.random.default_rng(0)
