@@ -23,9 +23,9 @@ def convolve(
 ) -> jax.Array:
     """The convolution with zero padding of size // 2 on every side, as `torch.nn.Conv2d` computes it.
 
-    The form for CPUs serves float32 and float64, in processes with one device. It defines its own
-    reverse-mode derivatives and has no forward mode, unless the argument `forward_mode` or the context
-    manager of this name asks for it.
+    The form for CPUs serves float32 and float64, with groups any type, in processes with one device. It
+    defines its own reverse-mode derivatives and has no forward mode, unless the argument `forward_mode` or
+    the context manager of this name asks for it.
 
     Args:
       x: images [batch, height, width, in].
@@ -40,7 +40,7 @@ def convolve(
       [batch, height / stride, width / stride, out], the sizes rounded up.
     """
     plain = partial(direct, stride=stride, groups=groups)
-    if x.dtype not in (jnp.float32, jnp.float64) or jax.device_count() > 1:
+    if (groups == 1 and x.dtype not in (jnp.float32, jnp.float64)) or jax.device_count() > 1:
         return plain(x, kernel)
     on_cpu = _differentiable if forward_mode or is_forward_mode() else _convolve_on_cpu
     return by_platform(x, kernel, cpu=lambda x, k: on_cpu(x, k, stride, groups), accelerator=plain)

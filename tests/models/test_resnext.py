@@ -157,6 +157,9 @@ def test_fine_tuning_starts_from_a_file_of_torchvision(
     file = tmp_path / "c.pth"
     torch.save(torchvision.models.get_model(name).state_dict(), file)
     fields = TRAINED | {"model.name": name, "init_weights": file, "data.root": photographs}
+    if name == "wide_resnet50_2":
+        # Its own branches have 207 million parameters.
+        fields["model.branches"] = "((1,(1,),(64,)),)"
     flags = [f"--config.{field}={value}" for field, value in fields.items()]
     config, workdir = CONFIGS / "finetune_folder.py", tmp_path / "run"
     assert train.main([f"--config={config}", f"--workdir={workdir}", *flags]) == 0

@@ -71,9 +71,10 @@ def test_output_and_gradients_of_groups_are_those_of_pytorch(size, stride, group
     assert_close(ours, by_torch(x, kernel, stride, seed=2, groups=groups), 1e-13)
 
 
-def test_the_gradient_of_a_grouped_kernel_is_a_convolution_with_as_many_groups():
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_gradient_of_a_grouped_kernel_is_a_convolution_with_as_many_groups(dtype):
     """XLA's own has groups of images, at which it is hundreds of times slower on a CPU."""
-    x, kernel = jnp.zeros((2, 8, 8, 16)), jnp.zeros((3, 3, 4, 16))
+    x, kernel = jnp.zeros((2, 8, 8, 16), dtype), jnp.zeros((3, 3, 4, 16), dtype)
 
     def gradient(x, kernel):
         return jax.grad(lambda kernel: convolve(x, kernel, 1, 4).sum())(kernel)
