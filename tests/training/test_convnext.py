@@ -12,7 +12,7 @@ from dks_jax.nn import Functional, forms
 from dks_jax.weights.torch_names import to_torch
 from support import torch_reference as reference
 from support.comparison import any_weights, assert_agree
-from support.runs import DIGITS, SMALL, assert_same_end, records, signal_after
+from support.runs import CONFIGS, assert_same_end, records, signal_after
 from support.tiny_convnexts import FAMILY, NUM_CLASSES, SIZE, tiny_convnext, torchvision_convnext
 
 
@@ -45,3 +45,32 @@ def test_logits_and_gradients_are_those_of_torchvision(x64, quick_compilation):
     assert_agree({"logits": np.asarray(logits)}, {"logits": expected.detach().numpy()}, 1e-10)
     own = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
     assert_agree(named(gradients), own, 1e-10)
+
+
+def run(workdir, images, *fields):
+    """Six epochs of two steps; fields of the config without its prefix."""
+    model = ["name=tiny_convnext", "drop_path=0.2"]
+    data = [f"root={images}", "image_size=32", "batch_size=2", "random_resized_crop=False", "flip=False"]
+    optimizer = ["name=adamw", "learning_rate=1e-2", "warmup_epochs=0.0", "layer_decay=0.8"]
+    given = [f"model.{field}" for field in model] + [f"data.{field}" for field in data]
+    given += [f"optimizer.{field}" for field in (*optimizer, "decay_norm_and_bias=False")]
+    flags = [f"--config.{field}" for field in (*given, "epochs=6", *fields)]
+    return train.main([f"--config={CONFIGS / 'images.py'}", *flags, f"--workdir={workdir}"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fields", [[], ["remat=True", "precision=bfloat16"]], ids=["plain", "remat, bfloat16"]
+)
+def test_a_run_learns_and_one_that_was_stopped_ends_as_the_unbroken_one(
+    fields, image_folder, tmp_path, quick_compilation, monkeypatch
+):
+    assert run(tmp_path / "unbroken", image_folder, *fields) == 0
+    losses = [record["loss"] for record in records(tmp_path / "unbroken") if record["split"] == "train"]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+    with monkeypatch.context() as patch:
+        signal_after(patch, "train", 3, signal.SIGTERM)
+        assert run(tmp_path / "stopped", image_folder, *fields) == 143
+    assert run(tmp_path / "stopped", image_folder, *fields) == 0
+    assert_same_end(tmp_path / "stopped", tmp_path / "unbroken")
