@@ -6,8 +6,8 @@
         [--names LIBRARY] [--check [IMAGE ...]]
 
 Supported are resnet18, 34, 50, 101 and 152 with the layer names of torchvision and cifar_resnet with those
-of DHM, with or without the branches of DHM, and wide_resnet as released with DKS, whose training checkpoint
-includes branches and optimizer. FILE is a .safetensors file, or one of torch.save with a state dict, either
+of DHM, with or without the branches of DHM, convnext_tiny, small and base with those of torchvision or timm,
+and wide_resnet as released with DKS, whose training checkpoint includes branches and optimizer. FILE is a .safetensors file, or one of torch.save with a state dict, either
 bare or as an entry of any name. Prefixes that all names share, e.g. `module.`, are taken off. The network is
 recognised by the names and shapes of its arrays. Nothing in a file is executed, and a file that does not fit
 in every array is refused.
@@ -19,7 +19,7 @@ An export of a run contains the plain backbone, and with --branches its publishe
 imported weights contains all that was imported, or with --drop_branches only the backbone.
 
 DIR can then be evaluated (python -m dks_jax.evaluate), used (python -m dks_jax.predict), trained further
-(--config.init_weights=DIR) and exported. torchvision's own models load an exported ResNet strictly.
+(--config.init_weights=DIR) and exported. torchvision's own models load an exported ResNet or ConvNeXt strictly.
 """
 
 import argparse

@@ -9,6 +9,7 @@ import torch
 
 from dks_jax import models, train
 from dks_jax.nn import Functional, forms
+from dks_jax.training.experiment import prepare
 from dks_jax.weights.torch_names import to_torch
 from support import torch_reference as reference
 from support.comparison import any_weights, assert_agree
@@ -45,6 +46,13 @@ def test_logits_and_gradients_are_those_of_torchvision(x64, quick_compilation):
     assert_agree({"logits": np.asarray(logits)}, {"logits": expected.detach().numpy()}, 1e-10)
     own = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
     assert_agree(named(gradients), own, 1e-10)
+
+
+def test_on_many_devices_nothing_is_said_of_batch_normalisation(image_folder, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    fields = {"model.name": "tiny_convnext", "data.root": str(image_folder), "data.batch_size": "4"}
+    config = models.load_config("images", fields | {"data.image_size": "32"})
+    assert "batch normalisation" not in "".join(prepare(config, resumed=False).description)
 
 
 def run(workdir, images, *fields):
