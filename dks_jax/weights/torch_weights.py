@@ -49,7 +49,7 @@ def read_checkpoint(file: Path, model: str | None = None, entry: str | None = No
             f"{file} must hold a checkpoint of {model}; by its names and shapes "
             f"({listing(map(printable, tensors))}) it is of {network.model['name']}."
         )
-    _require_named_branches(network)
+    _require_named_branches(network, table)
     arrays, counters = _fit(file, network, table, tensors)
     statistics = {name: array for name, array in arrays.items() if name.endswith((".mean", ".var"))}
     params = {name: array for name, array in arrays.items() if name not in statistics}
@@ -69,20 +69,23 @@ def _torch_table(network: Network, library: str | None) -> TorchFormat:
     tables = models.get_family(network.model["name"]).torch
     if not tables:
         raise InputError(f"There is no PyTorch checkpoint format for the network {network.model['name']}.")
-    _require_named_branches(network)
-    if library is None:
-        return tables[0]
-    for table in tables:
-        if table.library == library:
-            return table
-    raise InputError(
-        f"PyTorch checkpoints of {network.model['name']} have the names of "
-        f"{' or '.join(table.library for table in tables)}; got {library!r}."
-    )
+    table = next((table for table in tables if library in (None, table.library)), None)
+    if table is None:
+        raise InputError(
+            f"PyTorch checkpoints of {network.model['name']} have the names of "
+            f"{' or '.join(table.library for table in tables)}; got {library!r}."
+        )
+    _require_named_branches(network, table)
+    return table
 
 
-def _require_named_branches(network: Network) -> None:
+def _require_named_branches(network: Network, table: TorchFormat) -> None:
     """Raises InputError for branches that have no names in PyTorch checkpoints."""
+    if network.branches and not table.branches:
+        raise InputError(
+            f"PyTorch checkpoints of {models.describe(network.model)} have no names for branches; the "
+            f"weights have {len(network.branches)}: leave the branches out."
+        )
     if network.branches and network.branches != models.resolve_branches(network.model, PUBLISHED):
         own = ", ".join(str(tuple(branch)) for branch in network.branches)
         raise InputError(

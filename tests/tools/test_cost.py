@@ -11,6 +11,7 @@ from flax import nnx
 from dks_jax import Branch, DeeplySupervised, models
 from dks_jax.nn import get_arrays
 from dks_jax.training.experiment import build_network
+from support.real_torchvision import torchvision
 from support.runs import CONFIGS, user_error
 
 slow = pytest.mark.slow
@@ -125,6 +126,20 @@ def test_parameters_and_macs_are_those_of_the_released_codes(name, overrides, pa
     assert tuple(round(part.macs / 1e6, 2) for part in parts) == millions
     assert training.parameters == sum(parameters)
     assert training.macs == sum(part.macs for part in parts)
+
+
+@slow
+@pytest.mark.parametrize(
+    ("name", "parameters", "macs"),
+    [("convnext_tiny", 1.77, 1.35), ("convnext_small", 1.44, 1.18), ("convnext_base", 1.43, 1.18)],
+)
+def test_a_convnext_costs_what_torchvision_states_and_its_branches_what_we_do(name, parameters, macs):
+    stated = torchvision.models.get_model_weights(name).DEFAULT.meta
+    backbone, *_, training = cost_of("finetune_folder", {"model.name": name}, num_classes=1000).parts
+    assert backbone.parameters == stated["num_params"]
+    assert round(backbone.macs / 1e9, 3) == stated["_ops"]
+    assert round(training.parameters / backbone.parameters, 2) == parameters
+    assert round(training.macs / backbone.macs, 2) == macs
 
 
 @pytest.mark.parametrize(
