@@ -8,10 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from torch_forward import cifar_resnet, resnet, wide_resnet
+from torch_forward import cifar_resnet, resnet, vit, wide_resnet
 from torch_forward.layers import Tensors, batch_norm
 
-FAMILIES = (wide_resnet, cifar_resnet, resnet)
+FAMILIES = (wide_resnet, cifar_resnet, vit, resnet)
 
 
 def logits(tensors: Tensors, images: Tensor) -> Tensor:
