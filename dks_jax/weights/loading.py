@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dks_jax.data.classes import match_heads
-from dks_jax.models import build
+from dks_jax.models import build, describe
 from dks_jax.nn import Arrays, get_arrays, get_params, set_arrays
 from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import DeeplySupervised
@@ -166,7 +166,7 @@ def adopt_weights(
         raise InputError(
             f"`init_weights` must name weights of the same network except for its heads; those in {origin} "
             f"differ in {', '.join(_difference(name, given, own) for name in wrong[:3])}{more}: set `model` "
-            "as in their training."
+            f"as in their training, {describe(weights.metadata.model)}."
         )
     set_arrays(network, own | taken)
     lines.insert(0, f"starting from the weights in {origin}: {len(taken)} of {len(own)} arrays taken over")
