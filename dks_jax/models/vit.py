@@ -10,10 +10,10 @@ first.
     branch 1, after 6 blocks                                       2 blocks - head
     branch 2, after 9 blocks                                                  2 blocks - head
 
-No publication has these branches: they are our choice. Training computes 1.33 times what the backbone alone
-would, with 1.32 to 1.33 times its parameters. Joint heads cost a ViT accuracy where all are trained from the
-start: a ViT-T on ImageNet has 71.61 % alone, 68.39 with joint heads from scratch, and 71.20 where the
-backbone was trained first and then all of them (Kubaty et al., ICML 2025). So start from the weights of a
+No publication has these branches: they are our choice. Training computes 1.32 to 1.33 times what the backbone
+alone would, with 1.34 to 1.36 times its parameters. Joint heads cost a ViT accuracy where all are trained
+from the start: a ViT-T on ImageNet has 71.61 % alone, 68.39 with joint heads from scratch, and 71.20 where
+the backbone was trained first and then all of them (Kubaty et al., ICML 2025). So start from the weights of a
 backbone, where `synergy.branch_warmup` has fresh branches teach later, or set `synergy.detach`, with which
 branches leave the backbone as it is.
 """

@@ -12,7 +12,7 @@ from dks_jax.nn.functional import Functional
 from dks_jax.weights.torch_names import to_torch
 from support import torch_reference as reference
 from support.comparison import any_weights, assert_agree
-from support.runs import DIGITS, SMALL, assert_same_end, records, signal_after
+from support.runs import CONFIGS, assert_same_end, records, signal_after
 from support.tiny_vits import NUM_CLASSES, SIZE, families, tiny_vit, torchvision_vit
 
 
@@ -46,31 +46,43 @@ def test_logits_and_gradients_are_those_of_torchvision(x64, quick_compilation):
     assert_agree(named(gradients), own, 1e-10)
 
 
-TRAINING = ["name=tiny_vit", "image_size=8", "drop_path=0.2"]
+ON_DIGITS = {
+    "model.name": "tiny_vit",
+    "model.image_size": 8,
+    "model.drop_path": 0.2,
+    "data.source": "digits",
+    "data.root": "",
+    "data.image_size": 8,
+    "data.preprocessing": "squash",
+    "data.streamed": False,
+    "data.random_resized_crop": False,
+    "data.train_per_class": 10,
+    "data.test_per_class": 2,
+    "data.batch_size": 50,
+    "epochs": 3,
+    "checkpoint_every_epochs": 1,
+}
 
 
-def run(workdir, *fields):
-    """Three epochs of digits; fields of the config without its prefix."""
-    optimizer = ["name=adamw", "learning_rate=1e-3", "drop_epochs=()", "reset_momentum_at_drops=False"]
-    optimizer += ["nesterov=False", "decay_norm_and_bias=False", "layer_decay=0.8"]
-    given = [f"model.{field}" for field in TRAINING] + [f"optimizer.{field}" for field in optimizer]
-    flags = [f"--config.{field}" for field in (*given, *fields)]
-    return train.main([DIGITS, *SMALL, *flags, f"--workdir={workdir}"])
+def run(workdir, *more):
+    """Three epochs of two steps, by the config to fine-tune with."""
+    flags = [*(f"--config.{name}={value}" for name, value in ON_DIGITS.items()), *more]
+    return train.main([f"--config={CONFIGS / 'finetune_folder.py'}", *flags, f"--workdir={workdir}"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "fields", [[], ["remat=True", "precision=bfloat16"]], ids=["plain", "remat, bfloat16"]
+    "flags", [[], ["--config.remat=True", "--config.precision=bfloat16"]], ids=["plain", "remat, bfloat16"]
 )
 def test_a_run_learns_and_one_that_was_stopped_ends_as_the_unbroken_one(
-    fields, tmp_path, quick_compilation, monkeypatch
+    flags, tmp_path, quick_compilation, monkeypatch
 ):
-    assert run(tmp_path / "unbroken", *fields) == 0
+    assert run(tmp_path / "unbroken", *flags) == 0
     losses = [record["loss"] for record in records(tmp_path / "unbroken") if record["split"] == "train"]
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]
     with monkeypatch.context() as patch:
         signal_after(patch, "train", 3, signal.SIGTERM)
-        assert run(tmp_path / "stopped", *fields) == 143
-    assert run(tmp_path / "stopped", *fields) == 0
+        assert run(tmp_path / "stopped", *flags) == 143
+    assert run(tmp_path / "stopped", *flags) == 0
     assert_same_end(tmp_path / "stopped", tmp_path / "unbroken")
