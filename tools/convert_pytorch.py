@@ -8,10 +8,10 @@
 Supported are resnet18, 34, 50, 101 and 152 with the layer names of torchvision and cifar_resnet with those
 of DHM, with or without the branches of DHM, and wide_resnet as released with DKS, whose training checkpoint
 includes branches and optimizer; vit_s_16, vit_s_32, vit_b_16 and vit_b_32 with the names of torchvision or of
-timm, deit_s_16 and deit_b_16 with those of timm, without branches. FILE is a .safetensors file, or one of torch.save with a state dict, either
-bare or as an entry of any name. Prefixes that all names share, e.g. `module.`, are taken off. The network is
-recognised by the names and shapes of its arrays. Nothing in a file is executed, and a file that does not fit
-in every array is refused.
+timm, and deit_s_16 and deit_b_16 with those of timm, all without branches. FILE is a .safetensors file, or
+one of torch.save with a state dict, either bare or as an entry of any name. Prefixes that all names share,
+e.g. `module.`, are taken off. The network is recognised by the names and shapes of its arrays. Nothing in a
+file is executed, and a file that does not fit in every array is refused.
 
 Names of the classes, mean and deviation in FILE are used; --classes gives the names, one per line in the
 order of the labels.
