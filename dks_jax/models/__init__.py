@@ -8,7 +8,7 @@ from flax import nnx
 
 from dks_jax import config
 from dks_jax.config import PUBLISHED, Config, Field
-from dks_jax.models import cifar_resnet, convnext, regularisation, resnet, wide_resnet
+from dks_jax.models import cifar_resnet, convnext, regularisation, resnet, vit, wide_resnet
 from dks_jax.models.family import Backbone, Family, Layers, Network, Preprocessing, TorchFormat, assemble
 from dks_jax.nn.functional import get_arrays
 from dks_jax.runtime.errors import InputError
@@ -39,6 +39,7 @@ NETWORKS: dict[str, Family] = {
     **resnet.NETWORKS,
     **cifar_resnet.NETWORKS,
     **convnext.NETWORKS,
+    **vit.NETWORKS,
 }
 """The families by the names of their networks, to which your own can be added."""
 # The fields of `config.model` that are not arguments of a network.

@@ -129,6 +129,7 @@ class TorchFormat(NamedTuple):
       kinds: PyTorch's last part of the name of an array, by that of this library, for arrays whose last part
         is another than in layers of PyTorch; "" where the array has the name of its module.
       columns: kinds of vectors, [channel], that PyTorch stores as [channel, 1, 1].
+      joined: pairs (pattern, replacement) for a whole name, all of which apply last.
     """
 
     library: str
@@ -144,6 +145,7 @@ class TorchFormat(NamedTuple):
     branches: bool = True
     kinds: Mapping[str, str] = {}
     columns: tuple[str, ...] = ()
+    joined: tuple[tuple[str, str], ...] = ()
 
 
 def count_classes(shapes: Mapping[str, Shape]) -> int:

@@ -151,6 +151,19 @@ def test_parameters_for_another_number_of_classes(depth, backbone, everything):
     assert (parts[0].parameters, parts[-1].parameters) == (backbone, everything)
 
 
+@slow
+@pytest.mark.parametrize(
+    ("name", "parameters", "billions"), [("vit_b_16", 86_567_656, 17.564), ("vit_b_32", 88_224_232, 4.409)]
+)
+def test_vision_transformers_cost_what_torchvision_says(name, parameters, billions):
+    backbone, *branches, training = cost_of("finetune_folder", {"model.name": name}, num_classes=1000).parts
+    assert (backbone.parameters, round(backbone.macs / 1e9, 3)) == (parameters, billions)
+    # Two blocks of 12 width^2 weights and 13 width biases and scales, and a head with its norm.
+    own = 2 * (12 * 768**2 + 13 * 768) + 2 * 768 + 769 * 1000
+    assert [branch.parameters for branch in branches] == [own, own]
+    assert training.parameters == parameters + 2 * own
+
+
 @pytest.mark.parametrize(("branches", "parameters", "macs", "leaving"), SLIM)
 def test_slim_branches_cost_what_arithmetic_says(branches, parameters, macs, leaving):
     backbone, *exits, training = cost_of("cifar100_wrn", {"model.branches": branches}).parts
