@@ -8,7 +8,7 @@ from flax import nnx
 
 from dks_jax import config
 from dks_jax.config import PUBLISHED, Config, Field
-from dks_jax.models import cifar_resnet, regularisation, resnet, wide_resnet
+from dks_jax.models import cifar_resnet, densenet, mobilenet, regularisation, resnet, wide_resnet
 from dks_jax.models.family import Backbone, Family, Layers, Network, Preprocessing, TorchFormat, assemble
 from dks_jax.nn.functional import get_arrays
 from dks_jax.runtime.errors import InputError
@@ -34,7 +34,13 @@ __all__ = [
     "shapes",
 ]
 
-NETWORKS: dict[str, Family] = {**wide_resnet.NETWORKS, **resnet.NETWORKS, **cifar_resnet.NETWORKS}
+NETWORKS: dict[str, Family] = {
+    **wide_resnet.NETWORKS,
+    **resnet.NETWORKS,
+    **cifar_resnet.NETWORKS,
+    **densenet.NETWORKS,
+    **mobilenet.NETWORKS,
+}
 """The families by the names of their networks, to which your own can be added."""
 # The fields of `config.model` that are not arguments of a network.
 COMMON = ("name", "branches")

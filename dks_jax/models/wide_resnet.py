@@ -81,10 +81,12 @@ class Head(nnx.Module):
         layers: Layers,
         rngs: nnx.Rngs,
         dropout: Transform = identity,
+        *,
+        uniform: bool = False,
     ):
         self.bn = layers.norm(num_channels)
         self.dropout = dropout
-        self.fc = Linear(num_channels, num_classes, rngs=rngs)
+        self.fc = Linear(num_channels, num_classes, uniform=uniform, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.fc(self.dropout(nnx.relu(self.bn(x)).mean(axis=(1, 2))))

@@ -1,7 +1,8 @@
 """Convolutions of images with square kernels, with derivatives in a form that suits XLA on a CPU.
 
-Accelerators use XLA's own convolution. On a CPU, XLA is slow at the kernel's gradient and at the derivatives
-of strided convolutions; docs/performance.md describes the forms that replace them here and the gain of each.
+Accelerators use XLA's own convolution. On a CPU, XLA is slow at the kernel's gradient, at the derivatives of
+strided convolutions and at depthwise convolutions; docs/performance.md describes the forms that replace them
+here and the gain of each.
 """
 
 from functools import partial
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dks_jax.nn.depthwise import depthwise, kernel_gradient
 from dks_jax.nn.derivatives import is_forward_mode
 from dks_jax.nn.winograd import winograd
 from dks_jax.runtime.forms import by_platform
@@ -23,9 +25,9 @@ def convolve(
 ) -> jax.Array:
     """The convolution with zero padding of size // 2 on every side, as `torch.nn.Conv2d` computes it.
 
-    The form for CPUs serves float32 and float64 without groups, in processes with one device. It defines its
-    own reverse-mode derivatives and has no forward mode, unless the argument `forward_mode` or the context
-    manager of this name asks for it.
+    The form for CPUs serves float32 and float64, without groups or with one for each channel, in processes
+    with one device. It defines its own reverse-mode derivatives and has no forward mode, unless the argument
+    `forward_mode` or the context manager of this name asks for it.
 
     Args:
       x: images [batch, height, width, in].
@@ -33,16 +35,22 @@ def convolve(
       stride: step along both axes.
       groups: number of groups of channels that are convolved separately; as many groups as channels make a
         depthwise convolution.
-      forward_mode: whether there are derivatives of both modes. They are those of XLA's own convolution,
-        which on a CPU are slower in reverse mode; the value is the same.
+      forward_mode: whether there are derivatives of both modes. They are JAX's own, which on a CPU are slower
+        in reverse mode; the value is the same.
 
     Returns:
       [batch, height / stride, width / stride, out], the sizes rounded up.
     """
     plain = partial(direct, stride=stride, groups=groups)
-    if groups > 1 or x.dtype not in (jnp.float32, jnp.float64) or jax.device_count() > 1:
+    both_modes = forward_mode or is_forward_mode()
+    if groups == 1:
+        on_cpu = _differentiable if both_modes else _convolve_on_cpu
+    elif groups == x.shape[3] == kernel.shape[3]:
+        on_cpu = depthwise if both_modes else _depthwise_on_cpu
+    else:
         return plain(x, kernel)
-    on_cpu = _differentiable if forward_mode or is_forward_mode() else _convolve_on_cpu
+    if x.dtype not in (jnp.float32, jnp.float64) or jax.device_count() > 1:
+        return plain(x, kernel)
     return by_platform(x, kernel, cpu=lambda x, k: on_cpu(x, k, stride), accelerator=plain)
 
 
@@ -85,6 +93,21 @@ def _backward(stride: int, residuals: tuple[jax.Array, jax.Array], g: jax.Array)
 
 
 _convolve_on_cpu.defvjp(_forward, _backward)
+
+_depthwise_on_cpu = jax.custom_vjp(depthwise, nondiff_argnums=(2,))
+
+
+def _depthwise_forward(x: jax.Array, kernel: jax.Array, stride: int):
+    return depthwise(x, kernel, stride), (x, kernel)
+
+
+def _depthwise_backward(stride: int, residuals: tuple[jax.Array, jax.Array], g: jax.Array):
+    x, kernel = residuals
+    _, pull = jax.vjp(lambda x: depthwise(x, kernel, stride), x)
+    return *pull(g), kernel_gradient(x, kernel.shape[0], stride, g)
+
+
+_depthwise_on_cpu.defvjp(_depthwise_forward, _depthwise_backward)
 
 _differentiable = jax.custom_jvp(_fastest, nondiff_argnums=(2,))
 

@@ -6,7 +6,7 @@ parameters in their own type. Statistics and logits are float32 or wider.
 
 import math
 from collections.abc import Callable, Iterable
-from functools import reduce
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ class Conv(nnx.Module):
       kernel_size: height and width of the kernel, odd.
       stride, groups: see `convolve`.
       fan_out: whether the initial values are scaled by the fan-out and not by the fan-in.
+      uniform: whether they are drawn from U(-1, 1) / sqrt(fan-in) instead, the default of `torch.nn.Conv2d`.
       rngs: random streams of the initial values.
 
     Attributes:
@@ -48,10 +49,16 @@ class Conv(nnx.Module):
         *,
         groups: int = 1,
         fan_out: bool = False,
+        uniform: bool = False,
         rngs: nnx.Rngs,
     ):
         shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
-        self.kernel = nnx.Param(_kaiming_normal(rngs, shape, fan_out=fan_out))
+        values = (
+            _uniform(rngs, shape, math.prod(shape[:-1]))
+            if uniform
+            else _kaiming_normal(rngs, shape, fan_out=fan_out)
+        )
+        self.kernel = nnx.Param(values)
         self.stride = stride
         self.groups = groups
         self.deterministic = False
@@ -76,11 +83,7 @@ class Linear(nnx.Module):
 
     def __init__(self, in_features: int, out_features: int, *, uniform: bool = False, rngs: nnx.Rngs):
         shape = (in_features, out_features)
-
-        def within(shape: tuple[int, ...]) -> jax.Array:
-            bound = 1.0 / math.sqrt(in_features)
-            return draw(rngs, shape, lambda random: random.uniform(-bound, bound, shape).astype(np.float32))
-
+        within = partial(_uniform, rngs, fan_in=in_features)
         self.kernel = nnx.Param(within(shape) if uniform else _kaiming_normal(rngs, shape))
         self.bias = nnx.Param(within(shape[1:]) if uniform else jnp.zeros(out_features))
 
@@ -259,6 +262,12 @@ def _kaiming_normal(rngs: nnx.Rngs, shape: tuple[int, ...], *, fan_out: bool = F
     fan = math.prod(shape[:-2]) * shape[-1 if fan_out else -2]
     std = np.float32(math.sqrt(2.0 / fan))
     return draw(rngs, shape, lambda random: random.standard_normal(shape, np.float32) * std)
+
+
+def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> jax.Array:
+    """Initial values from U(-1, 1) / sqrt(fan_in), the default of PyTorch's layers."""
+    bound = 1.0 / math.sqrt(fan_in)
+    return draw(rngs, shape, lambda random: random.uniform(-bound, bound, shape).astype(np.float32))
 
 
 def draw(
