@@ -3,7 +3,7 @@
     python tools/convert_pytorch.py import [--model NAME] [--entry NAME] [--classes TEXTFILE]
         --torch FILE --weights DIR [--check [IMAGE ...]]
     python tools/convert_pytorch.py export --weights DIR --torch FILE [--branches | --drop_branches]
-        [--check [IMAGE ...]]
+        [--names LIBRARY] [--check [IMAGE ...]]
 
 Supported are resnet18, 34, 50, 101 and 152 with the layer names of torchvision and cifar_resnet with those
 of DHM, with or without the branches of DHM, and wide_resnet as released with DKS, whose training checkpoint
@@ -94,6 +94,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="TEXTFILE",
         help="the names of the classes, one per line in the order of the labels; import only",
     )
+    parser.add_argument(
+        "--names",
+        metavar="LIBRARY",
+        help="whose names the tensors get, where several libraries have the network: e.g. timm; export only",
+    )
     branches = parser.add_mutually_exclusive_group()
     branches.add_argument(
         "--branches", action="store_true", help="export the branches of a run too; export only"
@@ -108,7 +113,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="run these images, or random ones, through PyTorch and this library, and compare",
     )
     arguments = parser.parse_args(argv)
-    foreign = {"import": ("branches", "drop_branches"), "export": ("model", "entry", "classes")}
+    foreign = {"import": ("branches", "drop_branches", "names"), "export": ("model", "entry", "classes")}
     for other in foreign[arguments.direction]:
         if getattr(arguments, other) not in (None, False):
             raise InputError(f"`--{other}` must not be given with {arguments.direction}.")
@@ -170,7 +175,7 @@ def export_weights(arguments: argparse.Namespace) -> None:
     weights = load_weights(arguments.weights)
     if not _keeps_branches(arguments, weights.metadata):
         weights = weights.without_branches()
-    write_checkpoint(file, weights)
+    write_checkpoint(file, weights, arguments.names)
     print(f"{describe(weights)}\nPyTorch checkpoint in {file}")
 
 
@@ -196,7 +201,7 @@ def check(arguments: argparse.Namespace) -> None:
     if not _keeps_branches(arguments, metadata):
         network = network.drop_branches()
     content = torch_files.read(arguments.torch)
-    found = state_dicts.find(content, arguments.torch, arguments.entry)
+    found = state_dicts.find(content, arguments.torch, arguments.entry, metadata.model["name"])
     tensors = {name: tensor.stored.float() for name, tensor in found.tensors.items()}
     mean, std = metadata.preprocessing.mean, metadata.preprocessing.std
     pixels = read_images(arguments.check, metadata.view)

@@ -38,6 +38,7 @@ from dks_jax.models.family import (
 from dks_jax.models.pooling import average_pool
 from dks_jax.models.regularisation import ARGUMENTS, Regularisation, Transform, identity
 from dks_jax.models.resnet import Head
+from dks_jax.nn.initialisation import kaiming_normal_fan_out
 from dks_jax.nn.layers import BatchNorm, Conv, Stage
 from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import BranchSpec
@@ -117,7 +118,7 @@ def backbone(
       rngs: source of the initial values and of the dropouts.
     """
     layers = Layers(
-        partial(Conv, fan_out=True, rngs=rngs),
+        partial(Conv, initial=kaiming_normal_fan_out, rngs=rngs),
         partial(BatchNorm, norm_groups=norm_groups, unit_scale=True, rngs=rngs),
     )
     blocks = ((depth - 2) // 6,) * 3
@@ -162,6 +163,7 @@ def recognise(shapes: Mapping[str, Shape]) -> Network | None:
 
 # Names as in the code released with DHM, where `*_head2` is the early branch.
 TORCH = TorchFormat(
+    "DHM",
     recognise,
     rules=(
         (r"branches\.0\.stages\.0\.blocks", "layer2_head2"),
@@ -196,6 +198,6 @@ NETWORKS = {
         branches,
         arguments={"depth": Field(int, 32, "depth, 6n + 2 with n >= 1"), **ARGUMENTS},
         check=check,
-        torch=TORCH,
+        torch=(TORCH,),
     )
 }

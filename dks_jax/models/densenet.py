@@ -40,6 +40,7 @@ from dks_jax.models.family import (
 from dks_jax.models.pooling import average_pool
 from dks_jax.models.regularisation import ARGUMENTS, Regularisation
 from dks_jax.models.wide_resnet import Head
+from dks_jax.nn.initialisation import kaiming_normal_fan_out
 from dks_jax.nn.layers import BatchNorm, Conv, Stage
 from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import BranchSpec
@@ -136,7 +137,7 @@ def backbone(
       rngs: source of the initial values and of the dropouts.
     """
     layers = Layers(
-        partial(Conv, fan_out=True, rngs=rngs),
+        partial(Conv, initial=kaiming_normal_fan_out, rngs=rngs),
         partial(BatchNorm, norm_groups=norm_groups, unit_scale=True, rngs=rngs),
     )
     blocks = (count_layers(depth, bottleneck),) * 3
@@ -202,6 +203,7 @@ def _compression(transitions: Iterable[Shape]) -> float | None:
 
 # Names as in the code released with DHM, where `*_head2` is the early branch.
 TORCH = TorchFormat(
+    "DHM",
     recognise,
     rules=(
         (r"branches\.0\.stages\.0\.blocks", "layer2_head2"),
@@ -249,6 +251,6 @@ NETWORKS = {
             "head_dropout": ARGUMENTS["head_dropout"],
         },
         check=check,
-        torch=TORCH,
+        torch=(TORCH,),
     )
 }

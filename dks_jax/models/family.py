@@ -109,9 +109,10 @@ class Preprocessing(Record):
 
 
 class TorchFormat(NamedTuple):
-    """The format of a family's PyTorch checkpoints, in particular the names of the arrays.
+    """A format of a family's PyTorch checkpoints, in particular the names of the arrays.
 
     Attributes:
+      library: the library or the released code with these names, e.g. "torchvision".
       recognise: function from the names and shapes of a checkpoint's arrays to the network; None if the
         network is not of the family. It looks at a few of the names, and the others are checked later. An odd
         or absent stem or head is no reason for None; without any head `num_classes` is 0.
@@ -124,8 +125,12 @@ class TorchFormat(NamedTuple):
       bare: whether the kernel of a convolution has the name of its layer, without ".weight".
       counters: whether batch normalisation layers hold a batch counter.
       training: whether a checkpoint may hold epoch and optimizer, as those released with DKS do.
+      kinds: PyTorch's last part of the name of an array, by that of this library, for arrays whose last part
+        is another than in layers of PyTorch; "" where the array has the name of its module.
+      columns: kinds of vectors, [channel], that PyTorch stores as [channel, 1, 1].
     """
 
+    library: str
     recognise: Callable[[Mapping[str, Shape]], Network | None]
     rules: tuple[tuple[str, str], ...]
     replacements: tuple[tuple[str, str], ...]
@@ -135,6 +140,8 @@ class TorchFormat(NamedTuple):
     bare: bool = False
     counters: bool = True
     training: bool = False
+    kinds: Mapping[str, str] = {}
+    columns: tuple[str, ...] = ()
 
 
 def count_classes(shapes: Mapping[str, Shape], fc: str = "fc") -> int:
@@ -163,14 +170,14 @@ class Family(NamedTuple):
       branches: function from the arguments of the network to its published branches.
       arguments: schema of the arguments.
       check: function of the arguments that raises InputError for what the schema cannot express.
-      torch: format of its PyTorch checkpoints; None if there is none.
+      torch: formats of its PyTorch checkpoints, the usual one first; () if there is none.
     """
 
     backbone: Callable[..., Backbone]
     branches: Callable[..., tuple[BranchSpec, ...]] = lambda **_: ()
     arguments: Mapping[str, Field] = {}
     check: Callable[..., None] = lambda **_: None
-    torch: TorchFormat | None = None
+    torch: tuple[TorchFormat, ...] = ()
 
 
 def assemble(backbone: Backbone, branches: Sequence[BranchSpec] = ()) -> DeeplySupervised:

@@ -30,6 +30,7 @@ from dks_jax.models.family import (
 )
 from dks_jax.models.regularisation import ARGUMENTS, Regularisation
 from dks_jax.models.resnet import Head
+from dks_jax.nn.initialisation import uniform_by_fan_in
 from dks_jax.nn.layers import BatchNorm, Conv, Stage
 from dks_jax.supervision import BranchSpec
 
@@ -77,7 +78,7 @@ def backbone(
       rngs: source of the initial values and of the dropouts.
     """
     layers = Layers(
-        partial(Conv, uniform=True, rngs=rngs),
+        partial(Conv, initial=uniform_by_fan_in, rngs=rngs),
         partial(BatchNorm, norm_groups=norm_groups, unit_scale=True, rngs=rngs),
     )
     regularisation = Regularisation(0.0, head_dropout, BLOCKS, rngs)
@@ -113,6 +114,7 @@ def recognise(shapes: Mapping[str, Shape]) -> Network | None:
 
 # Names as in the code released with DCM, where the branches are `ep1_*` and `ep2_*`.
 TORCH = TorchFormat(
+    "DCM",
     recognise,
     rules=(
         (r"branches\.0\.stages\.0\.blocks", "ep1_layer2"),
@@ -146,6 +148,6 @@ NETWORKS = {
         backbone,
         lambda **_: BRANCHES,
         arguments={"head_dropout": ARGUMENTS["head_dropout"]},
-        torch=TORCH,
+        torch=(TORCH,),
     )
 }

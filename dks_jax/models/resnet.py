@@ -32,7 +32,9 @@ from dks_jax.models.family import (
     count_classes,
 )
 from dks_jax.models.regularisation import ARGUMENTS, Regularisation, Transform, identity
-from dks_jax.nn.layers import BatchNorm, Conv, Linear, Stage, max_pool
+from dks_jax.nn.initialisation import kaiming_normal_fan_out
+from dks_jax.nn.layers import BatchNorm, Conv, Linear, Stage
+from dks_jax.nn.pooling import max_pool
 from dks_jax.supervision import BranchSpec
 
 
@@ -178,7 +180,7 @@ def backbone(
       rngs: source of the initial values and of the dropouts.
     """
     layers = Layers(
-        partial(Conv, fan_out=True, rngs=rngs),
+        partial(Conv, initial=kaiming_normal_fan_out, rngs=rngs),
         partial(BatchNorm, norm_groups=norm_groups, unit_scale=True, rngs=rngs),
     )
     kind = Bottleneck if recipe.bottleneck else BasicBlock
@@ -223,6 +225,7 @@ def recognise(shapes: Mapping[str, Shape]) -> Network | None:
 
 # Names as in torchvision; branches as in the code released with DHM, where `*_head2` is the early one.
 TORCH = TorchFormat(
+    "torchvision",
     recognise,
     rules=(
         (r"branches\.0\.stages\.0\.blocks", "layer3_head2"),
@@ -255,7 +258,7 @@ NETWORKS = {
         partial(backbone, recipe),
         partial(branches, recipe),
         arguments=ARGUMENTS,
-        torch=TORCH,
+        torch=(TORCH,),
     )
     for depth, recipe in RECIPES.items()
 }

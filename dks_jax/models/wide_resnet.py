@@ -168,6 +168,7 @@ def recognise(shapes: Mapping[str, Shape]) -> Network | None:
 
 # Names as in the checkpoints released with DKS, where the branches are `ep1_*` and `ep2_*`.
 TORCH = TorchFormat(
+    "DKS",
     recognise,
     rules=(
         (r"branches\.0\.stages\.0\.", "ep1_group1."),
@@ -210,6 +211,6 @@ NETWORKS = {
             **ARGUMENTS,
         },
         check=check,
-        torch=TORCH,
+        torch=(TORCH,),
     )
 }

@@ -3,16 +3,21 @@
 from dks_jax.nn.convolution import convolve
 from dks_jax.nn.derivatives import forward_mode
 from dks_jax.nn.functional import Arrays, Functional, get_arrays, get_params, set_arrays
-from dks_jax.nn.layers import BatchNorm, Conv, Linear, Stage, max_pool
+from dks_jax.nn.layers import BatchNorm, Conv, Dense, LayerNorm, LayerScale, Linear, Patches, Stage
 from dks_jax.nn.macs import count_macs
+from dks_jax.nn.pooling import max_pool
 from dks_jax.runtime.forms import forms
 
 __all__ = [
     "Arrays",
     "BatchNorm",
     "Conv",
+    "Dense",
     "Functional",
+    "LayerNorm",
+    "LayerScale",
     "Linear",
+    "Patches",
     "Stage",
     "convolve",
     "count_macs",

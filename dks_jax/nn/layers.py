@@ -4,38 +4,37 @@ A layer computes in the type of its input, so bfloat16 images give a bfloat16 ne
 parameters in their own type. Statistics and logits are float32 or wider.
 """
 
-import math
 from collections.abc import Callable, Iterable
-from functools import partial, reduce
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.core import Tracer
 
 from dks_jax.nn.batch_norm import normalise_batch, normalise_by
 from dks_jax.nn.convolution import convolve
+from dks_jax.nn.initialisation import Initialiser, draw, kaiming_normal, truncated_normal, uniform_by_fan_in
 from dks_jax.runtime.errors import InputError
 from dks_jax.runtime.forms import by_platform
 
 
 class Conv(nnx.Module):
-    """A square convolution without bias, with zero padding of kernel_size // 2 on every side.
+    """A square convolution with zero padding of kernel_size // 2 on every side.
 
-    Called on images [batch, height, width, in], it computes what `convolve` does. The initial values are
-    those of He et al., "Delving Deep into Rectifiers", ICCV 2015, arXiv:1502.01852.
+    Called on images [batch, height, width, in], it computes what `convolve` does.
 
     Args:
       in_channels, out_channels: number of channels of the input and of the output.
       kernel_size: height and width of the kernel, odd.
       stride, groups: see `convolve`.
-      fan_out: whether the initial values are scaled by the fan-out and not by the fan-in.
-      uniform: whether they are drawn from U(-1, 1) / sqrt(fan-in) instead, the default of `torch.nn.Conv2d`.
+      bias: whether a bias is added.
+      initial: draws the initial kernel.
       rngs: random streams of the initial values.
 
     Attributes:
-      kernel: [height, width, in / groups, out], Kaiming-normal by fan-in, or by fan-out if `fan_out` is set.
+      kernel: [height, width, in / groups, out].
+      bias: [out], zeros; None without.
       deterministic: whether the layer is in evaluation mode, in which it has derivatives of both modes; set
         by `.eval()` and `.train()`, as in NNX's own layers. The values are the same in both modes.
     """
@@ -48,24 +47,50 @@ class Conv(nnx.Module):
         stride: int = 1,
         *,
         groups: int = 1,
-        fan_out: bool = False,
-        uniform: bool = False,
+        bias: bool = False,
+        initial: Initialiser = kaiming_normal,
         rngs: nnx.Rngs,
     ):
         shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
-        values = (
-            _uniform(rngs, shape, math.prod(shape[:-1]))
-            if uniform
-            else _kaiming_normal(rngs, shape, fan_out=fan_out)
-        )
-        self.kernel = nnx.Param(values)
+        self.kernel = nnx.Param(initial(rngs, shape))
+        self.bias = nnx.data(nnx.Param(jnp.zeros(out_channels)) if bias else None)
         self.stride = stride
         self.groups = groups
         self.deterministic = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.kernel[...].astype(x.dtype)
-        return convolve(x, kernel, self.stride, self.groups, forward_mode=self.deterministic)
+        y = convolve(x, kernel, self.stride, self.groups, forward_mode=self.deterministic)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class Patches(nnx.Module):
+    """A linear layer of square patches that do not overlap, as a convolution with its size as its stride.
+
+    Called on images [batch, height, width, in], it returns [batch, height / size, width / size, out]. Pixels
+    at the right and at the bottom that fill no patch are left out, as in PyTorch.
+
+    Args:
+      in_channels, out_channels: number of channels of the input and of the output.
+      size: height and width of a patch.
+      rngs: random streams of the initial values.
+
+    Attributes:
+      kernel: [size, size, in, out], normal with a standard deviation of 0.02.
+      bias: [out], zeros.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, size: int, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(truncated_normal(0.02)(rngs, (size, size, in_channels, out_channels)))
+        self.bias = nnx.Param(jnp.zeros(out_channels))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        size, _, channels, out_channels = self.kernel.shape
+        batch, rows, columns = x.shape[0], x.shape[1] // size, x.shape[2] // size
+        x = x[:, : rows * size, : columns * size].reshape(batch, rows, size, columns, size, channels)
+        patches = x.swapaxes(2, 3).reshape(batch, rows, columns, size * size * channels)
+        kernel = self.kernel[...].reshape(-1, out_channels).astype(x.dtype)
+        return patches @ kernel + self.bias[...].astype(x.dtype)
 
 
 class Linear(nnx.Module):
@@ -77,20 +102,75 @@ class Linear(nnx.Module):
 
     Args:
       in_features, out_features: number of features of the input, [..., in], and of the output, [..., out].
-      uniform: whether both are drawn from U(-1, 1) / sqrt(in) instead, the default of `torch.nn.Linear`.
+      initial: draws the initial kernel.
+      uniform: whether kernel and bias are drawn from U(-1, 1) / sqrt(in) instead, the default of
+        `torch.nn.Linear`.
       rngs: random streams of the initial values.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, uniform: bool = False, rngs: nnx.Rngs):
-        shape = (in_features, out_features)
-        within = partial(_uniform, rngs, fan_in=in_features)
-        self.kernel = nnx.Param(within(shape) if uniform else _kaiming_normal(rngs, shape))
-        self.bias = nnx.Param(within(shape[1:]) if uniform else jnp.zeros(out_features))
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        initial: Initialiser = kaiming_normal,
+        uniform: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        by_fan_in = partial(uniform_by_fan_in, fan_in=in_features)
+        self.kernel = nnx.Param((by_fan_in if uniform else initial)(rngs, (in_features, out_features)))
+        self.bias = nnx.Param(by_fan_in(rngs, (out_features,)) if uniform else jnp.zeros(out_features))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         accumulator = jnp.promote_types(x.dtype, jnp.float32)
         kernel = self.kernel[...].astype(x.dtype)
         return jnp.dot(x, kernel, preferred_element_type=accumulator) + self.bias[...]
+
+
+class Dense(Linear):
+    """A linear layer between others, whose output has the type of its input; see `Linear`."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return super().__call__(x).astype(x.dtype)
+
+
+class LayerNorm(nnx.LayerNorm):
+    """Layer normalisation over the last axis, with statistics in float32 or wider and two passes over x.
+
+    Source: Ba, Kiros, Hinton, "Layer Normalization", arXiv:1607.06450.
+
+    Args:
+      num_channels: size of the last axis.
+      rngs: not drawn from.
+
+    Attributes:
+      scale: [channel], ones.
+      bias: [channel], zeros.
+    """
+
+    def __init__(self, num_channels: int, *, rngs: nnx.Rngs):
+        super().__init__(num_channels, epsilon=1e-6, use_fast_variance=False, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().__call__(x).astype(x.dtype)
+
+
+class LayerScale(nnx.Module):
+    """A factor for each channel of a residual: Touvron et al., ICCV 2021, arXiv:2103.17239, equation 4.
+
+    Args:
+      num_channels: size of the last axis.
+      initial: the initial value of all factors.
+
+    Attributes:
+      gamma: [channel].
+    """
+
+    def __init__(self, num_channels: int, initial: float):
+        self.gamma = nnx.Param(jnp.full(num_channels, initial, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x * self.gamma[...].astype(x.dtype)
 
 
 class BatchNorm(nnx.Module):
@@ -196,94 +276,3 @@ class Stage(nnx.Module):
 
 def _apply(block: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     return block(x)
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """Max pooling over 3x3 windows at stride 2 with a padding of one, as `torch.nn.MaxPool2d(3, 2, 1)`.
-
-    Where several values of a window are the largest, the first one in row-major order has the gradient.
-
-    Args:
-      x: [batch, height, width, channel].
-
-    Returns:
-      [batch, height / 2, width / 2, channel], the sizes rounded up.
-    """
-    return by_platform(x, cpu=_reduce_windows, accelerator=_largest, tpu=_reduce_windows)
-
-
-def _reduce_windows(x: jax.Array) -> jax.Array:
-    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
-
-
-@jax.custom_jvp
-def _largest(x: jax.Array) -> jax.Array:
-    """The maximum of nine shifted images, where no derivative is taken, else `_select_largest`."""
-    return reduce(jnp.maximum, _shifted(x))
-
-
-@_largest.defjvp
-def _tangent(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    return jax.jvp(_select_largest, primals, tangents)
-
-
-def _select_largest(x: jax.Array) -> jax.Array:
-    """Selects from nine shifted images, whose derivative is nine selections.
-
-    The derivative of `_reduce_windows` sums by atomic operations on a GPU, in an order that varies. On a TPU
-    it stays, because there the shifted images would be written and read: as compiled for a v5e, 256 images of
-    112x112x64 take 17.1 GB in both directions instead of 3.8.
-    """
-    largest, *others = _shifted(x)
-    for values in others:
-        largest = jnp.where((values > largest) | jnp.isnan(values), values, largest)
-    return largest
-
-
-def _shifted(x: jax.Array) -> list[jax.Array]:
-    """For each of the nine places in a window, its value in all windows, in row-major order."""
-    batch, height, width, channels = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    return [
-        jax.lax.slice(padded, (0, i, j, 0), (batch, i + height, j + width, channels), (1, 2, 2, 1))
-        for i in range(3)
-        for j in range(3)
-    ]
-
-
-def _kaiming_normal(rngs: nnx.Rngs, shape: tuple[int, ...], *, fan_out: bool = False) -> jax.Array:
-    """Normal initial values with variance 2 / fan-in or 2 / fan-out, as PyTorch's kaiming_normal_ draws them.
-
-    Args:
-      shape: shape of the kernel, with input and output channels as its last two axes.
-      fan_out: whether to use the fan-out.
-    """
-    fan = math.prod(shape[:-2]) * shape[-1 if fan_out else -2]
-    std = np.float32(math.sqrt(2.0 / fan))
-    return draw(rngs, shape, lambda random: random.standard_normal(shape, np.float32) * std)
-
-
-def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> jax.Array:
-    """Initial values from U(-1, 1) / sqrt(fan_in), the default of PyTorch's layers."""
-    bound = 1.0 / math.sqrt(fan_in)
-    return draw(rngs, shape, lambda random: random.uniform(-bound, bound, shape).astype(np.float32))
-
-
-def draw(
-    rngs: nnx.Rngs, shape: tuple[int, ...], values: Callable[[np.random.Generator], np.ndarray]
-) -> jax.Array:
-    """Draws initial values with a NumPy generator, seeded by the next key of the `params` stream.
-
-    With JAX's generator XLA would compile a program for every new shape: a WRN-28-10 would take 17 s instead
-    of 5 s (2 CPU cores). Networks are therefore built outside of jit. Under `nnx.eval_shape`, which needs
-    only shapes, the values are zeros.
-
-    Args:
-      shape: shape of the array.
-      values: function that draws an array of this shape from a generator.
-    """
-    key = jax.random.key_data(rngs.params())
-    if isinstance(key, Tracer):
-        return jnp.zeros(shape)
-    return jnp.asarray(values(np.random.default_rng(np.asarray(key))))

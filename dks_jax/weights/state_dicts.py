@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dks_jax import models
-from dks_jax.models import Network
+from dks_jax.models import Network, TorchFormat
 from dks_jax.runtime.errors import InputError, listing, printable
 from dks_jax.weights import torch_names
 from dks_jax.weights.inert import Inert
@@ -22,18 +22,22 @@ class StateDict(NamedTuple):
     """The tensors of a network.
 
     network: the network, recognised by names and shapes; `num_classes` is 0 where there is no head.
+    table: the format in which the tensors are.
     tensors: tensors by the names that the network itself gives them.
     averaged: whether they are averages over training, e.g. exponential ones (EMA).
     remarks: sentences that say where they were found.
     """
 
     network: Network
+    table: TorchFormat
     tensors: dict[str, Tensor]
     averaged: bool
     remarks: tuple[str, ...]
 
 
-def find(content: Mapping[Any, Any], file: Path, entry: str | None = None) -> StateDict:
+def find(
+    content: Mapping[Any, Any], file: Path, entry: str | None = None, model: str | None = None
+) -> StateDict:
     """Finds the one state dict of a known network in a file: the file itself, or one of its entries.
 
     A prefix that all names share is taken off, one after another until the network is known. Averages over
@@ -43,6 +47,7 @@ def find(content: Mapping[Any, Any], file: Path, entry: str | None = None) -> St
       content: the dictionary of the file, as `torch_files.read` returns it.
       file: path of the file, for error messages.
       entry: name of the entry to take; None to find it.
+      model: name of the network to take where the names and shapes fit several; None for the first.
 
     Raises:
       InputError: no state dict or more than one is of a known network, or it holds more than tensors.
@@ -56,7 +61,7 @@ def find(content: Mapping[Any, Any], file: Path, entry: str | None = None) -> St
     else:
         own = listing(map(printable, entries)) or "no entry"
         raise InputError(f"`--entry` must name a dictionary in {file}, which has {own}; got {entry!r}.")
-    known = {name: found for name, value in candidates.items() if (found := _recognise(name, value))}
+    known = {name: found for name, value in candidates.items() if (found := _recognise(name, value, model))}
     if not known:
         raise InputError(_unknown(file, candidates))
     name = _choose(known, file)
@@ -70,16 +75,16 @@ def find(content: Mapping[Any, Any], file: Path, entry: str | None = None) -> St
     return found._replace(remarks=tuple(remarks))
 
 
-def _recognise(entry: str, value: Mapping[Any, Any]) -> StateDict | None:
+def _recognise(entry: str, value: Mapping[Any, Any], model: str | None) -> StateDict | None:
     """The state dict in an entry of a file, as far as it is of a known network."""
     tensors, prefix = _tensors(value), ""
     averaged = re.search(r"(^|_)(ema|swa|averaged?)(_|$)", entry.lower()) is not None
     for _ in range(MOST_PREFIXES + 1):
         averaged |= tensors.pop(AVERAGED, None) is not None
-        network = torch_names.recognise({name: tensor.shape for name, tensor in tensors.items()})
-        if network:
+        recognised = torch_names.recognise({name: tensor.shape for name, tensor in tensors.items()}, model)
+        if recognised:
             remarks = (f"the prefix `{printable(prefix)}` is taken off all names",) if prefix else ()
-            return StateDict(network, tensors, averaged, remarks)
+            return StateDict(*recognised, tensors, averaged, remarks)
         first, dot, _ = next(iter(tensors), "").partition(".")
         if not dot or not all(name.startswith(first + dot) for name in tensors):
             return None

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,18 @@ COUNTER = "num_batches_tracked"
 LARGEST = 10**6
 
 
+class Recognised(NamedTuple):
+    """What a checkpoint is by the names and shapes of its arrays.
+
+    Attributes:
+      network: the network; it has 0 classes where there is no head.
+      table: the format in which the checkpoint has it.
+    """
+
+    network: Network
+    table: TorchFormat
+
+
 def _torch_name(table: TorchFormat, name: str) -> str:
     """The PyTorch name of an array of this library."""
     module, kind = name.rsplit(".", 1)
@@ -26,7 +38,9 @@ def _torch_name(table: TorchFormat, name: str) -> str:
     for pattern, replacement in table.replacements:
         module = re.sub(pattern, replacement, module)
     is_conv = re.search(r"(^|\.)conv\w*$", module)
-    return module if table.bare and is_conv else f"{module}.{ARRAYS[kind]}"
+    if table.bare and is_conv:
+        return module
+    return ".".join(filter(None, (module, (ARRAYS | dict(table.kinds))[kind])))
 
 
 def names(table: TorchFormat, ours: Iterable[str]) -> dict[str, str]:
@@ -51,38 +65,64 @@ def to_torch(table: TorchFormat, ours: Mapping[str, Any]) -> dict[str, np.ndarra
 
     Kernels of convolutions become [out, in, height, width], kernels of linear layers [out, in].
     """
-    arrays = {name: np.asarray(ours[own]) for name, own in names(table, ours).items()}
-    return {name: np.ascontiguousarray(a.transpose(_to_torch(a.ndim))) for name, a in arrays.items()}
+    arrays = {name: (own, np.asarray(ours[own])) for name, own in names(table, ours).items()}
+    return {
+        name: np.ascontiguousarray(
+            array.transpose(_axes(array.ndim)).reshape(torch_shape(table, own, array.shape))
+        )
+        for name, (own, array) in arrays.items()
+    }
 
 
-def torch_shape(shape: Shape) -> Shape:
-    """The shape in PyTorch's layout of an array of this library."""
-    return tuple(shape[axis] for axis in _to_torch(len(shape)))
+def torch_shape(table: TorchFormat, name: str, shape: Shape) -> Shape:
+    """The shape in PyTorch's layout of an array of this library.
+
+    Args:
+      table: the format.
+      name: name of the array in this library.
+      shape: its shape in this library.
+    """
+    if name.rpartition(".")[2] in table.columns:
+        return (*shape, 1, 1)
+    return tuple(shape[axis] for axis in _axes(len(shape)))
 
 
-def from_torch(array: np.ndarray) -> np.ndarray:
-    """Converts an array from PyTorch's layout to the layout of this library."""
-    return np.ascontiguousarray(array.transpose(np.argsort(_to_torch(array.ndim))))
+def from_torch(table: TorchFormat, name: str, array: np.ndarray) -> np.ndarray:
+    """Converts an array from PyTorch's layout to the layout of this library; see `torch_shape`."""
+    if name.rpartition(".")[2] in table.columns:
+        return array.reshape(-1)
+    return np.ascontiguousarray(array.transpose(np.argsort(_axes(array.ndim))))
 
 
-def _to_torch(ndim: int) -> Shape:
+def _axes(ndim: int) -> Shape:
+    """The axes of this library in the order of PyTorch."""
     return {4: (3, 2, 0, 1), 2: (1, 0)}.get(ndim, tuple(range(ndim)))
 
 
-def recognise(shapes: Mapping[str, Shape]) -> Network | None:
+def recognise(shapes: Mapping[str, Shape], model: str | None = None) -> Recognised | None:
     """Recognises the network of a checkpoint by the names and shapes of its arrays; None if it is unknown.
 
-    Only a few of the names are looked at, so the others may still be wrong. The network has 0 classes where
-    there is no head.
+    Only a few of the names are looked at, so the others may still be wrong.
+
+    Args:
+      shapes: shapes of the arrays by name.
+      model: name of the network to take where the arrays fit several; None for the first.
     """
-    for family in NETWORKS.values():
-        if family.torch is None:
-            continue
-        try:
-            network = family.torch.recognise(shapes)
-        except (KeyError, IndexError, InputError):
-            continue
-        # A small file can claim sizes for which it does not hold the values.
-        if network and 0 <= network.num_classes <= LARGEST and 1 <= network.channels <= LARGEST:
-            return network
-    return None
+    found = [
+        Recognised(network, table)
+        for family in NETWORKS.values()
+        for table in family.torch
+        if (network := _recognise(table, shapes))
+    ]
+    named = [one for one in found if one.network.model["name"] == model]
+    return next(iter([*named, *found]), None)
+
+
+def _recognise(table: TorchFormat, shapes: Mapping[str, Shape]) -> Network | None:
+    try:
+        network = table.recognise(shapes)
+    except (KeyError, IndexError, InputError):
+        return None
+    # A small file can claim sizes for which it does not hold the values.
+    known = network and 0 <= network.num_classes <= LARGEST and 1 <= network.channels <= LARGEST
+    return network if known else None

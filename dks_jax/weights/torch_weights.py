@@ -42,14 +42,14 @@ def read_checkpoint(file: Path, model: str | None = None, entry: str | None = No
         missing, unexpected, misshapen or not finite.
     """
     content = torch_files.read(file)
-    found = state_dicts.find(content, file, entry)
-    network, tensors = found.network, found.tensors
+    found = state_dicts.find(content, file, entry, model)
+    network, table, tensors = found.network, found.table, found.tensors
     if model not in (None, network.model["name"]):
         raise InputError(
             f"{file} must hold a checkpoint of {model}; by its names and shapes "
             f"({listing(map(printable, tensors))}) it is of {network.model['name']}."
         )
-    table = _torch_table(network)
+    _require_named_branches(network)
     arrays, counters = _fit(file, network, table, tensors)
     statistics = {name: array for name, array in arrays.items() if name.endswith((".mean", ".var"))}
     params = {name: array for name, array in arrays.items() if name not in statistics}
@@ -60,25 +60,38 @@ def read_checkpoint(file: Path, model: str | None = None, entry: str | None = No
     return _with_progress(file, weights, content, list(tensors), table) if trained else weights
 
 
-def _torch_table(network: Network) -> TorchFormat:
+def _torch_table(network: Network, library: str | None) -> TorchFormat:
     """The format of PyTorch checkpoints of a network.
 
     Raises:
       InputError: there is no such format for its family, or it has no names for the branches.
     """
-    family = models.get_family(network.model["name"])
-    if family.torch is None:
+    tables = models.get_family(network.model["name"]).torch
+    if not tables:
         raise InputError(f"There is no PyTorch checkpoint format for the network {network.model['name']}.")
+    _require_named_branches(network)
+    if library is None:
+        return tables[0]
+    for table in tables:
+        if table.library == library:
+            return table
+    raise InputError(
+        f"PyTorch checkpoints of {network.model['name']} have the names of "
+        f"{' or '.join(table.library for table in tables)}; got {library!r}."
+    )
+
+
+def _require_named_branches(network: Network) -> None:
+    """Raises InputError for branches that have no names in PyTorch checkpoints."""
     if network.branches and network.branches != models.resolve_branches(network.model, PUBLISHED):
         own = ", ".join(str(tuple(branch)) for branch in network.branches)
         raise InputError(
             f"PyTorch checkpoints of {models.describe(network.model)} have names only for its published "
             f"branches; the weights have {own}: leave the branches out."
         )
-    return family.torch
 
 
-def write_checkpoint(file: Path, weights: Weights) -> None:
+def write_checkpoint(file: Path, weights: Weights, library: str | None = None) -> None:
     """Writes weights as a PyTorch checkpoint.
 
     The checkpoint of a ResNet is a state dict that torchvision's models load strictly. The checkpoint of a
@@ -87,13 +100,14 @@ def write_checkpoint(file: Path, weights: Weights) -> None:
     Args:
       file: path of the file; .safetensors gives that format, any other name the format of torch.save.
       weights: the weights to write.
+      library: whose names the arrays have, e.g. "timm"; None for those that are usual for the family.
 
     Raises:
-      InputError: the metadata do not describe the weights, PyTorch has no names for the network, or torch is
-        not installed.
+      InputError: the metadata do not describe the weights, PyTorch has no names for the network, the library
+        does not have it, or torch is not installed.
     """
     metadata, arrays = weights.metadata, weights.params | weights.batch_stats
-    table = _torch_table(metadata.network)
+    table = _torch_table(metadata.network, library)
     _require_network(metadata.network, arrays)
     tensors = torch_names.to_torch(table, arrays)
     if table.counters:
@@ -141,7 +155,7 @@ def _fit(
     problems = {"missing": [name for name in names if name not in tensors], "unexpected": unexpected}
     problems["misshapen"] = [
         f"{name} ({printable(_shape(tensors[name].shape))} instead of {_shape(expected)})"
-        for name, expected in _expected_shapes(names, counters, own).items()
+        for name, expected in _expected_shapes(table, names, counters, own).items()
         if name in tensors
         and tensors[name].shape != expected
         # Some scripts keep a counter as a list of one number.
@@ -165,14 +179,22 @@ def _fit(
         "not whole": [name for name, count in counts.items() if count != np.trunc(count)],
     }
     _refuse(file, network, problems)
-    ours = {own_name: torch_names.from_torch(arrays[name]) for name, own_name in names.items()}
+    ours = {
+        own_name: torch_names.from_torch(table, own_name, arrays[name]) for name, own_name in names.items()
+    }
     return {n: ours[n] for n in own if n in ours}, {name: int(count) for name, count in counts.items()}
 
 
 def _expected_shapes(
-    names: Mapping[str, str], counters: list[str], own: Mapping[str, jax.ShapeDtypeStruct]
+    table: TorchFormat,
+    names: Mapping[str, str],
+    counters: list[str],
+    own: Mapping[str, jax.ShapeDtypeStruct],
 ) -> dict[str, tuple[int, ...]]:
-    shapes = {name: torch_names.torch_shape(own[own_name].shape) for name, own_name in names.items()}
+    shapes = {
+        name: torch_names.torch_shape(table, own_name, own[own_name].shape)
+        for name, own_name in names.items()
+    }
     return shapes | dict.fromkeys(counters, ())
 
 
@@ -277,14 +299,15 @@ def _momentum(
         raise InputError(f"it has {len(keys)} parameters instead of {len(trainable)}")
     momentum = {}
     for name, key in zip(trainable, keys, strict=True):
-        tensor, shape = state[key]["momentum_buffer"], params[theirs[name]].shape
-        fits = isinstance(tensor, Tensor) and tensor.shape == torch_names.torch_shape(shape)
+        tensor, own = state[key]["momentum_buffer"], theirs[name]
+        expected = torch_names.torch_shape(table, own, params[own].shape)
+        fits = isinstance(tensor, Tensor) and tensor.shape == expected
         if not fits or not tensor.plain or tensor.dtype not in ARRAY_TYPES:
             raise InputError(f"the momentum of {name} is no tensor of its shape and type")
-        value = torch_names.from_torch(tensor.numpy())
+        value = torch_names.from_torch(table, own, tensor.numpy())
         if not np.all(np.isfinite(value)):
             raise InputError(f"the momentum of {name} is not finite")
-        momentum[theirs[name]] = value
+        momentum[own] = value
     return momentum, settings
 
 

@@ -80,12 +80,23 @@ def test_a_checkpoint_of_dhm_comes_in_and_goes_out_unchanged(tmp_path):
     theirs = CifarResNet(1, (1, 1), 1, 7)
     file, out = written(tmp_path, theirs), tmp_path / "out.pth"
     weights = tmp_path / "weights"
-    assert convert_pytorch.main(["import", f"--torch={file}", f"--weights={weights}"]) == 0
+    assert convert_pytorch.main(["import", f"--torch={file}", f"--weights={weights}", "--check"]) == 0
     assert convert_pytorch.main(["export", f"--torch={out}", f"--weights={weights}"]) == 0
     again = torch.load(out, weights_only=True)
     theirs.load_state_dict(again)
     for name, tensor in torch.load(file, weights_only=True)["state_dict"].items():
         assert torch.equal(tensor, again[name]), name
+
+
+def test_names_of_a_library_without_the_network_are_refused(tmp_path, capsys):
+    weights, out = tmp_path / "weights", tmp_path / "out.pth"
+    file = written(tmp_path, CifarResNet(1, (1, 1), 1, 7))
+    assert convert_pytorch.main(["import", f"--torch={file}", f"--weights={weights}"]) == 0
+    capsys.readouterr()
+    command = ["export", f"--torch={out}", f"--weights={weights}", "--names=timm"]
+    assert convert_pytorch.main(command) == 2
+    assert "DHM" in user_error(capsys, alone=True)
+    assert not out.exists()
 
 
 def test_a_sibling_with_he_s_shortcuts_is_refused(tmp_path):

@@ -28,7 +28,8 @@ def shape_of(network, size: int) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize(
-    ("config", "depth"), [("densenet40", 4), ("densenet40", 41), ("densenet_bc100", 4), ("densenet_bc100", 25)]
+    ("config", "depth"),
+    [("densenet40", 4), ("densenet40", 41), ("densenet_bc100", 4), ("densenet_bc100", 25)],
 )
 def test_a_depth_that_does_not_fit_is_refused(config, depth, capsys, tmp_path):
     workdir = tmp_path / "run"
@@ -101,7 +102,7 @@ def test_a_checkpoint_of_dhm_comes_in_and_goes_out_unchanged(tmp_path):
     theirs = DenseNet(1, (1, 1), 2, num_classes=7, **OF_TORCH)
     file, out = written(tmp_path, theirs), tmp_path / "out.pth"
     weights = tmp_path / "weights"
-    assert convert_pytorch.main(["import", f"--torch={file}", f"--weights={weights}"]) == 0
+    assert convert_pytorch.main(["import", f"--torch={file}", f"--weights={weights}", "--check"]) == 0
     assert convert_pytorch.main(["export", f"--torch={out}", f"--weights={weights}"]) == 0
     given, again = torch.load(file, weights_only=True)["state_dict"], torch.load(out, weights_only=True)
     assert list(again) == list(given)

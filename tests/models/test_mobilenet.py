@@ -40,7 +40,7 @@ def test_a_branch_may_fork_after_the_last_stage_but_not_later(slim):
 
 @pytest.mark.slow
 def test_it_starts_with_the_values_of_torch():
-    """Uniform kernels and biases, scaled by the fan-in, which is 9 for a depthwise kernel; norms the identity."""
+    """Uniform kernels and biases by the fan-in, which is 9 for a depthwise kernel; norms the identity."""
     arrays = {name: np.asarray(array) for name, array in get_arrays(build()).items()}
     # A stem, thirteen blocks of two convolutions and norms, and the linear layer.
     assert len(arrays) == 5 + 13 * 10 + 2
@@ -77,7 +77,7 @@ def test_a_checkpoint_of_dcm_comes_in_and_goes_out_unchanged(tmp_path):
     theirs = MobileNet(7)
     file, out = written(tmp_path, theirs), tmp_path / "out.pth"
     weights = tmp_path / "weights"
-    assert convert_pytorch.main(["import", f"--torch={file}", f"--weights={weights}"]) == 0
+    assert convert_pytorch.main(["import", f"--torch={file}", f"--weights={weights}", "--check"]) == 0
     assert convert_pytorch.main(["export", f"--torch={out}", f"--weights={weights}"]) == 0
     given, again = torch.load(file, weights_only=True)["state_dict"], torch.load(out, weights_only=True)
     assert list(again) == list(given)

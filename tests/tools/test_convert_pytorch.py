@@ -178,9 +178,10 @@ def test_an_image_that_cannot_be_read_is_found_before_anything_is_written(folder
 @pytest.mark.parametrize("channels", [1, 5])
 def test_images_of_other_channels_can_be_checked(channels, tmp_path, capsys):
     shapes = models.shapes(models.Network(MODEL, (), 10, channels))
+    table = models.get_family("wide_resnet").torch[0]
     tensors = {
-        name: torch.rand(torch_names.torch_shape(shapes[own].shape)) * 0.1 + 0.01
-        for name, own in torch_names.names(models.get_family("wide_resnet").torch, shapes).items()
+        name: torch.rand(torch_names.torch_shape(table, own, shapes[own].shape)) * 0.1 + 0.01
+        for name, own in torch_names.names(table, shapes).items()
     }
     torch.save(tensors, tmp_path / "c.pth")
     command = ["import", f"--torch={tmp_path / 'c.pth'}", f"--weights={tmp_path / 'weights'}", "--check"]

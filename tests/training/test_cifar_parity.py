@@ -50,7 +50,7 @@ class Case(NamedTuple):
     @property
     def named(self) -> Callable[[Any], Any]:
         """The names and layouts of the released checkpoints."""
-        return partial(to_torch, models.get_family(self.model["name"]).torch)
+        return partial(to_torch, models.get_family(self.model["name"]).torch[0])
 
 
 def basic(depth: int, *blocks: Any, growth: int = 12) -> Case:
@@ -111,4 +111,4 @@ def test_the_arrays_are_those_of_the_released_code(case):
     with torch.device("meta"):
         theirs = {name: tuple(tensor.shape) for name, tensor in reference.arrays_of(case.theirs()).items()}
     assert ours == theirs
-    assert models.get_family(case.model["name"]).torch.recognise(ours) == network
+    assert models.get_family(case.model["name"]).torch[0].recognise(ours) == network

@@ -29,7 +29,7 @@ def network_of(depth: int) -> models.DeeplySupervised:
 
 def named(arrays: Named) -> Named:
     """By the names of DHM's checkpoints."""
-    return to_torch(models.get_family("cifar_resnet").torch, arrays)
+    return to_torch(models.get_family("cifar_resnet").torch[0], arrays)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_it_trains_as_torch_does_through_a_drop(x64, depth):
 def test_the_arrays_are_those_of_the_released_code(depth):
     model = {"name": "cifar_resnet", "depth": depth}
     network = models.Network(model, models.resolve_branches(model, "published"), NUM_CLASSES, 3)
-    table = models.get_family("cifar_resnet").torch
+    table = models.get_family("cifar_resnet").torch[0]
     shapes = {name: np.broadcast_to(0, array.shape) for name, array in models.shapes(network).items()}
     ours = {name: array.shape for name, array in to_torch(table, shapes).items()}
     with torch.device("meta"):

@@ -337,5 +337,5 @@ def test_mean_and_deviation_beside_the_network_are_used(kind, small, written):
 )
 def test_other_statistics_are_passed_over_and_a_remark_says_so(mean, std, small, written):
     weights = read_checkpoint(written({"state_dict": small, "mean": mean, "std": std}))
-    assert weights.metadata.preprocessing == models.get_family("wide_resnet").torch.preprocessing
+    assert weights.metadata.preprocessing == models.get_family("wide_resnet").torch[0].preprocessing
     assert any("`mean`" in remark for remark in weights.remarks)

@@ -135,8 +135,9 @@ def with_branches(depth, num_classes=10):
     shapes = models.shapes(models.Network(model, models.resolve_branches(model, "published"), num_classes, 3))
     generator = torch.Generator().manual_seed(0)
     tensors = {}
-    for name, own in torch_names.names(models.get_family(model["name"]).torch, shapes).items():
-        shape = torch_names.torch_shape(shapes[own].shape)
+    table = models.get_family(model["name"]).torch[0]
+    for name, own in torch_names.names(table, shapes).items():
+        shape = torch_names.torch_shape(table, own, shapes[own].shape)
         values = torch.rand(shape, generator=generator)
         tensors[name] = values + 0.5 if len(shape) == 1 else (values - 0.5) * (8 / np.prod(shape[1:])) ** 0.5
     return tensors

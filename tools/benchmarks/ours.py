@@ -240,9 +240,7 @@ def build(options: dict[str, Any]) -> Requests:
 
 def network_for_pytorch(setting: Setting, network: DeeplySupervised) -> dict[str, np.ndarray]:
     """Its arrays by PyTorch's names."""
-    table = models.get_family(setting.config.model.name).torch
-    assert table is not None
-    return to_torch(table, get_arrays(network))
+    return to_torch(models.get_family(setting.config.model.name).torch[0], get_arrays(network))
 
 
 def batches_for_pytorch(setting: Setting) -> dict[str, np.ndarray]:
