@@ -132,7 +132,7 @@ def check(model: Mapping[str, Any]) -> dict[str, Any]:
 def describe(model: Mapping[str, Any]) -> str:
     """The name of a network with its arguments, e.g. "wide_resnet (depth 28, dropout 0.0, width 10)".
 
-    Regularisation that is off is left out.
+    Regularisation that is off is left out, and so are the initial values of the usual kind.
 
     Args:
       model: name of the network and its arguments.
@@ -145,7 +145,8 @@ def describe(model: Mapping[str, Any]) -> str:
 
 
 def _is_described(field: str, value: Any) -> bool:
-    return field not in COMMON and (field not in regularisation.ARGUMENTS or value != 0)
+    usual = {**dict.fromkeys(regularisation.ARGUMENTS, 0), "initialisation": "dks"}
+    return field not in COMMON and (field not in usual or value != usual[field])
 
 
 def resolve_branches(model: Mapping[str, Any], branches: Any) -> tuple[BranchSpec, ...]:

@@ -1,6 +1,7 @@
 """The configs of the networks for CIFAR train on digits: in bfloat16 with remat, stopped, on four devices."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -21,7 +22,6 @@ ON_DIGITS = {
     "data.train_per_class": 10,
     "data.test_per_class": 2,
     "data.batch_size": 52,
-    "data.drop_last": False,
     "epochs": 3,
 }
 # By config, what makes its network a small one.
@@ -30,6 +30,7 @@ SMALL = {
     "densenet40": {"model.depth": 10},
     "densenet_bc100": {"model.depth": 16},
     "mobilenet": {},
+    "wrn16_8": {"model.width": 1},
 }
 configs = pytest.mark.parametrize("config", SMALL)
 
@@ -58,8 +59,8 @@ def test_a_stopped_run_ends_as_the_unbroken_one_and_that_of_four_devices_agrees(
     whole, stopped, four = (tmp_path / name for name in ("whole", "stopped", "four"))
     assert train.main(command(config, whole)) == 0
     with monkeypatch.context() as patch:
-        signal_after(patch, "train", 3, 15)
-        assert train.main(command(config, stopped)) == 128 + 15
+        signal_after(patch, "train", 3, signal.SIGTERM)
+        assert train.main(command(config, stopped)) == 128 + signal.SIGTERM
     assert train.main(command(config, stopped)) == 0
     assert_same_end(stopped, whole)
     program = [sys.executable, "-m", "dks_jax.train", *command(config, four)]
