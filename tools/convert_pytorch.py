@@ -5,12 +5,12 @@
     python tools/convert_pytorch.py export --weights DIR --torch FILE [--branches | --drop_branches]
         [--names LIBRARY] [--check [IMAGE ...]]
 
-Supported are resnet18, 34, 50, 101 and 152 with the layer names of torchvision and cifar_resnet with those
-of DHM, with or without the branches of DHM, and wide_resnet as released with DKS, whose training checkpoint
-includes branches and optimizer. FILE is a .safetensors file, or one of torch.save with a state dict, either
-bare or as an entry of any name. Prefixes that all names share, e.g. `module.`, are taken off. The network is
-recognised by the names and shapes of its arrays. Nothing in a file is executed, and a file that does not fit
-in every array is refused.
+Supported are resnet18, 34, 50, 101 and 152 with the layer names of torchvision, cifar_resnet, densenet and
+wide_resnet with those of DHM, with or without the branches of DHM, mobilenet with those of DCM, and
+wide_resnet as released with DKS, whose training checkpoint includes branches and optimizer. FILE is a
+.safetensors file, or one of torch.save with a state dict, either bare or as an entry of any name. Prefixes
+that all names share, e.g. `module.`, are taken off. The network is recognised by the names and shapes of its
+arrays. Nothing in a file is executed, and a file that does not fit in every array is refused.
 
 Names of the classes, mean and deviation in FILE are used; --classes gives the names, one per line in the
 order of the labels.
