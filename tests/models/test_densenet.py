@@ -13,7 +13,9 @@ from dks_jax.nn import get_arrays
 from dks_jax.weights import read_checkpoint
 from support.runs import CONFIGS, user_error
 from support.torch_densenet import DenseNet
+from support.torch_reference import fill
 
+slow = pytest.mark.slow
 SMALL = {"name": "densenet", "depth": 10, "growth_rate": 3, "bottleneck": True, "compression": 0.5}
 OF_TORCH = {"growth": 3, "bottleneck": True, "compression": 0.5}
 
@@ -29,7 +31,12 @@ def shape_of(network, size: int) -> tuple[int, ...]:
 
 @pytest.mark.parametrize(
     ("config", "depth"),
-    [("densenet40", 4), ("densenet40", 41), ("densenet_bc100", 4), ("densenet_bc100", 25)],
+    [
+        ("densenet40", 41),
+        pytest.param("densenet40", 4, marks=slow),
+        ("densenet_bc100", 25),
+        pytest.param("densenet_bc100", 4, marks=slow),
+    ],
 )
 def test_a_depth_that_does_not_fit_is_refused(config, depth, capsys, tmp_path):
     workdir = tmp_path / "run"
@@ -48,13 +55,7 @@ def test_a_network_without_features_is_refused(name, value):
         build({name: value})
 
 
-def test_a_branch_may_fork_after_the_last_stage_but_not_later():
-    assert shape_of(build(branches=((2, (1,), (5,)),)), 8) == (2, 2, 10)
-    with pytest.raises(InputError, match="`after`"):
-        build(branches=((3, (), ()),))
-
-
-@pytest.mark.parametrize("size", [2, 6, 7, 30])
+@pytest.mark.parametrize("size", [6, *(pytest.param(size, marks=slow) for size in (2, 7, 30))])
 def test_images_that_the_transitions_cannot_halve_are_refused(size):
     with pytest.raises(InputError, match=r"`data\.image_size` of a densenet"):
         shape_of(build(branches=()), size)
@@ -69,8 +70,12 @@ def test_a_stage_has_the_growth_rate_as_its_width_and_a_transition_before_the_la
     (branch,) = network.branches
     assert [stage.transition is None for stage in branch.stages] == [False, True, True]
     assert branch.head.fc.kernel.shape == (18, 10)
+    assert shape_of(network, 8) == (2, 2, 10)
+    with pytest.raises(InputError, match="`after`"):
+        build(branches=((3, (), ()),))
 
 
+@slow
 def test_it_starts_as_the_code_of_dhm_has_it():
     """Convolutions normal by fan-out, norms the identity, linear layers as torch.nn.Linear."""
     network = build({"growth_rate": 12}, num_classes=1000)
@@ -97,12 +102,11 @@ def written(tmp_path, network: torch.nn.Module):
     return file
 
 
-def test_a_checkpoint_of_dhm_comes_in_and_goes_out_unchanged(tmp_path):
-    torch.manual_seed(0)
-    theirs = DenseNet(1, (1, 1), 2, num_classes=7, **OF_TORCH)
+def comes_in_and_goes_out(tmp_path, theirs: torch.nn.Module, *check: str):
+    fill(theirs)
     file, out = written(tmp_path, theirs), tmp_path / "out.pth"
     weights = tmp_path / "weights"
-    assert convert_pytorch.main(["import", f"--torch={file}", f"--weights={weights}", "--check"]) == 0
+    assert convert_pytorch.main(["import", f"--torch={file}", f"--weights={weights}", *check]) == 0
     assert convert_pytorch.main(["export", f"--torch={out}", f"--weights={weights}"]) == 0
     given, again = torch.load(file, weights_only=True)["state_dict"], torch.load(out, weights_only=True)
     assert list(again) == list(given)
@@ -110,6 +114,19 @@ def test_a_checkpoint_of_dhm_comes_in_and_goes_out_unchanged(tmp_path):
         assert torch.equal(tensor, again[name]), name
 
 
+def test_a_checkpoint_of_dhm_comes_in_and_goes_out_unchanged(tmp_path):
+    comes_in_and_goes_out(tmp_path, DenseNet(1, (1, 1), 2, num_classes=7, **OF_TORCH))
+
+
+@slow
+@pytest.mark.parametrize("bottleneck", [False, True], ids=["40", "bc-100"])
+def test_so_do_checkpoints_of_the_published_networks_whose_logits_agree(tmp_path, bottleneck):
+    sizes = (16, (16, 16), 32) if bottleneck else (12, (12, 6), 12)
+    own = {"growth": 12, "bottleneck": bottleneck, "compression": 0.5 if bottleneck else 1.0}
+    comes_in_and_goes_out(tmp_path, DenseNet(*sizes, num_classes=100, **own), "--check")
+
+
+@slow
 @pytest.mark.parametrize("compression", [1.0, 0.5, 0.9, 0.37])
 @pytest.mark.parametrize("bottleneck", [False, True], ids=["basic", "bottleneck"])
 def test_growth_and_compression_are_read_from_the_shapes(bottleneck, compression):

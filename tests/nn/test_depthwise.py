@@ -62,6 +62,7 @@ def test_it_is_the_form_of_cpus_for_one_group_a_channel_in_float32_and_float64()
     assert "name=depthwise" not in program(jnp.float32, groups=2)
 
 
+@pytest.mark.slow
 def test_there_are_derivatives_of_both_modes_where_they_are_asked_for(x64):
     point = draw((2, 5, 5, CHANNELS), 0), draw((3, 3, 1, CHANNELS), 1)
     ours, plain = (
