@@ -2,7 +2,7 @@
 
 from dks_jax.nn.convolution import convolve
 from dks_jax.nn.derivatives import forward_mode
-from dks_jax.nn.functional import Arrays, Functional, get_arrays, get_params, set_arrays
+from dks_jax.nn.functional import Arrays, Functional, checksum, get_arrays, get_params, set_arrays
 from dks_jax.nn.layers import BatchNorm, Conv, Dense, LayerNorm, LayerScale, Linear, Patches, Stage
 from dks_jax.nn.macs import count_macs
 from dks_jax.nn.pooling import max_pool
@@ -19,6 +19,7 @@ __all__ = [
     "Linear",
     "Patches",
     "Stage",
+    "checksum",
     "convolve",
     "count_macs",
     "forms",

@@ -4,11 +4,13 @@ Arrays are named by their attribute path: "stages.0.blocks.1.conv0.kernel" is
 `module.stages[0].blocks[1].conv0.kernel`.
 """
 
+import zlib
 from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx, traverse_util
 
 from dks_jax.runtime.errors import InputError
@@ -116,6 +118,14 @@ def set_arrays(module: nnx.Module, arrays: Mapping[str, jax.Array]) -> None:
     if problems:
         raise InputError(f"The weights do not fit the network: {'; '.join(problems)}.")
     nnx.update(module, _state(arrays, paths))
+
+
+def checksum(arrays: Mapping[str, Any]) -> int:
+    """The CRC-32 checksum of the names and values of arrays, in whatever order."""
+    crc = 0
+    for name, array in sorted(arrays.items()):
+        crc = zlib.crc32(np.ascontiguousarray(array).tobytes(), zlib.crc32(name.encode(), crc))
+    return crc
 
 
 def _flatten(state: nnx.State) -> dict[Path, jax.Array]:

@@ -40,6 +40,7 @@ class Experiment(NamedTuple):
       metadata: description of the weights that the run will write.
       first_epoch: number of epochs behind `init_weights` if training continues from there, else 0.
       momentum: momentum of the optimizer in that case, else None.
+      teachers: frozen teachers; None without.
       description: lines about the experiment, for the start of the log.
     """
 
@@ -50,6 +51,7 @@ class Experiment(NamedTuple):
     metadata: Metadata
     first_epoch: int
     momentum: Arrays | None
+    teachers: Teachers | None
     description: list[str]
 
 
@@ -121,7 +123,7 @@ def prepare(config: Config, *, resumed: bool, skip_unreadable: bool = False) -> 
         config, network, *feeds, devices=devices, num_classes=len(images.class_names), teachers=teachers
     )
     metadata = _metadata(config, images, branches)
-    return Experiment(config, images, steps, schedule, metadata, first_epoch, momentum, description)
+    return Experiment(config, images, steps, schedule, metadata, first_epoch, momentum, teachers, description)
 
 
 def _find_statistics(fields: Config, images: ImageData, trained: Preprocessing | None) -> list[str]:

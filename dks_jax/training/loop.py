@@ -62,7 +62,8 @@ def train(
     resumed = has_checkpoint(folder / "checkpoints")
     experiment = prepare(config, resumed=resumed, skip_unreadable=skip_unreadable)
     config = experiment.config
-    with workdir.claim(folder, config, experiment.images, config_file=config_file, change=change):
+    teachers = experiment.teachers.checksums if experiment.teachers else []
+    with workdir.claim(folder, config, experiment.images, teachers, config_file=config_file, change=change):
         stop.deferred = True
         run = Run(config, experiment, folder, stop)
         try:

@@ -17,7 +17,7 @@ import numpy as np
 from dks_jax.config import Config
 from dks_jax.data import ImageData, classes
 from dks_jax.models import Preprocessing
-from dks_jax.nn import Functional
+from dks_jax.nn import Functional, checksum
 from dks_jax.runtime.errors import InputError
 from dks_jax.weights import load_network
 
@@ -51,6 +51,15 @@ class Teachers:
     def arrays(self) -> list[Any]:
         """The arrays of all teachers, on the host."""
         return [(own.network.params, own.network.batch_stats) for own in self._teachers]
+
+    @property
+    def checksums(self) -> list[int]:
+        """A checksum of each teacher's arrays and of what else decides about its predictions."""
+        settings = ((own.preprocessing.to_json(), own.labels.tolist()) for own in self._teachers)
+        return [
+            checksum({**params, **batch_stats, "settings": np.frombuffer(repr(of).encode(), np.uint8)})
+            for (params, batch_stats), of in zip(self.arrays, settings, strict=True)
+        ]
 
     def logits(self, arrays: Sequence[Any], images: jax.Array) -> jax.Array:
         """The logits of all teachers, [teacher, batch, class], without a gradient.

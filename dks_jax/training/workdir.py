@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -161,16 +161,24 @@ def is_finished(folder: Path, config: Config) -> bool:
 
 @contextmanager
 def claim(
-    folder: Path, config: Config, images: ImageData, *, config_file: str = "", change: bool = False
+    folder: Path,
+    config: Config,
+    images: ImageData,
+    teachers: Sequence[int] = (),
+    *,
+    config_file: str = "",
+    change: bool = False,
 ) -> Iterator[None]:
     """A context manager that creates the folder and its config.json, and locks the folder for this run.
 
     Args:
+      teachers: checksums of the frozen teachers.
       config_file: name of the file of the config, for config.json.
       change: see `check`.
 
     Raises:
-      InputError: the folder belongs to a run with another config or data, or another program trains in it.
+      InputError: the folder belongs to a run with another config, data or teachers, or another program trains
+        in it.
     """
     with ExitStack() as held:
 
@@ -179,7 +187,7 @@ def claim(
             held.enter_context(_locked(folder))
             # Repeated because another program may have used the folder while the data were loaded.
             check(folder, config, change=change)
-            _describe(folder, config, images, config_file)
+            _describe(folder, config, images, teachers, config_file)
 
         hosts.on_primary(begin)
         if not hosts.is_primary():
@@ -189,7 +197,7 @@ def claim(
                     f"`--workdir` must be on a disk that all processes of the job see; {folder} is not the "
                     "folder of process 0 here."
                 )
-            _describe(folder, config, images, config_file)
+            _describe(folder, config, images, teachers, config_file)
         yield
 
 
@@ -224,10 +232,13 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _describe(folder: Path, config: Config, images: ImageData, config_file: str) -> None:
+def _describe(
+    folder: Path, config: Config, images: ImageData, teachers: Sequence[int], config_file: str
+) -> None:
     """Writes config.json, or adds the circumstances of a later start to it.
 
-    config.json holds "config"; "data", the numbers and checksums of the images and the class names;
+    config.json holds "config"; "data", the numbers and checksums of the images, the class names, and the
+    checksums of a file of labels and of the teachers where there are any;
     "config_file", "versions", "devices", "processes" and "commit" of the first start; and "resumed", a list
     of these five for each later start at which they changed, and of what `record_changes` adds.
 
@@ -245,6 +256,8 @@ def _describe(folder: Path, config: Config, images: ImageData, config_file: str)
         # A file of labels may change under a run.
         every = np.arange(images.train.num_examples)
         data["given_labels"] = zlib.crc32(images.relabel(every, np.zeros(len(every), np.int32)).tobytes())
+    if teachers:
+        data["given_teachers"] = list(teachers)
     program = {
         "config_file": config_file,
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
@@ -254,6 +267,9 @@ def _describe(folder: Path, config: Config, images: ImageData, config_file: str)
     }
     description = _read(folder)
     if description:
+        if "given_teachers" not in description["data"]:
+            # Earlier versions did not record them.
+            data.pop("given_teachers", None)
         changes = _differences(description["data"], data)
         # A damaged or repaired image changes nothing but the checksums.
         if all(name.endswith("_checksum") for name in changes):

@@ -80,7 +80,12 @@ class Encoder(nnx.Module):
 
 class ViT(nnx.Module):
     def __init__(self, width, num_classes, channels=3, *, depth=2, rngs):
-        self.patches = nnx.Conv(channels, width, (2, 2), strides=2, rngs=rngs)
+        # Two convolutions in place of one, by which a transformer learns from few images.
+        self.patches = nnx.Sequential(
+            nnx.Conv(channels, width // 2, (3, 3), rngs=rngs),
+            nnx.relu,
+            nnx.Conv(width // 2, width, (3, 3), strides=2, rngs=rngs),
+        )
         self.token = nnx.Param(jnp.zeros((1, 1, width)))
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (1, 17, width)))
         self.blocks = nnx.List([Encoder(width, rngs=rngs) for _ in range(depth)])

@@ -12,7 +12,7 @@ from dks_jax.models import Preprocessing
 from dks_jax.nn import Functional
 from dks_jax.synergy import teaching_matrix
 from dks_jax.training.teachers import Teacher, Teachers
-from dks_jax.weights import load_weights
+from dks_jax.weights import load_weights, save_weights
 from support.comparison import assert_same_bits
 from support.runs import records, run, train_on, user_error
 from support.tiny_network import tiny_network
@@ -95,6 +95,14 @@ def test_a_run_teaches_another_one_and_leaves_no_trace_in_its_weights(tmp_path, 
     # The weights of both have the same names.
     saved = [load_weights(tmp_path / name) for name in ("taught", "teacher")]
     assert saved[0].params.keys() == saved[1].params.keys()
+    # A run does not go on with another teacher under the same path.
+    other = saved[1]._replace(params={name: array + 1 for name, array in saved[1].params.items()})
+    save_weights(tmp_path / "other", other)
+    (tmp_path / "teacher").rename(tmp_path / "first")
+    (tmp_path / "other").rename(tmp_path / "teacher")
+    capsys.readouterr()
+    assert run(tmp_path / "taught", *flags, "--config.epochs=9") == 2
+    assert "given_teachers" in user_error(capsys)
     # With alpha 0 a teacher changes nothing.
     zero = "--config.synergy.alpha=0.0"
     assert run(tmp_path / "zero", *flags, zero) == 0

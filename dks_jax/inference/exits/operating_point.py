@@ -2,14 +2,11 @@
 
 import json
 import math
-import zlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dks_jax.inference.exits.rules import Confidence, Patience, Rule
-from dks_jax.nn import get_arrays
+from dks_jax.nn import checksum, get_arrays
 from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import DeeplySupervised
 
@@ -18,7 +15,7 @@ def as_json(rule: Rule, network: DeeplySupervised) -> dict[str, Any]:
     """A rule and the network that it was fitted to, in types that JSON can hold; the inverse of `read`."""
     return {
         "classifiers": list(network.names),
-        "checksum": checksum(network),
+        "checksum": checksum(get_arrays(network)),
         **describe(rule, network.names),
     }
 
@@ -33,14 +30,6 @@ def describe(rule: Rule, classifiers: tuple[str, ...]) -> dict[str, Any]:
         "thresholds": dict(zip(classifiers[:-1], thresholds, strict=True)),
         "temperatures": dict(zip(classifiers[:-1], rule.temperatures, strict=True)),
     }
-
-
-def checksum(network: DeeplySupervised) -> int:
-    """The CRC-32 checksum of names and values of all arrays of a network, however they were stored."""
-    crc = 0
-    for name, array in sorted(get_arrays(network).items()):
-        crc = zlib.crc32(np.ascontiguousarray(array).tobytes(), zlib.crc32(name.encode(), crc))
-    return crc
 
 
 def read(file: Path, network: DeeplySupervised) -> Rule:
@@ -62,7 +51,7 @@ def read(file: Path, network: DeeplySupervised) -> Rule:
         raise InputError(f"`--exit` must name an operating point; {file}: {error.strerror}.") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"`--exit` must name an operating point; {file} is none: {again}.") from error
-    if names != network.names or own != checksum(network):
+    if names != network.names or own != checksum(get_arrays(network)):
         raise InputError(
             f"`--exit` must name an operating point of the weights in use; {file} belongs to others: {again}."
         )

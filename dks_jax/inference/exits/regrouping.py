@@ -62,12 +62,16 @@ class Pass:
         self._rule = rule
         self._progress = progress
         self._waiting: list[Group | None] = [None] * len(programs)
+        self._ahead: tuple[Any, np.ndarray] | None = None
         self._size = 0
         self._logits: np.ndarray | None = None
         self._left = np.full(total, -1)
 
     def add(self, batch: Any, first: int, size: int) -> None:
         """Takes a batch through the first segment, and what fills a batch through further ones.
+
+        Which images of a batch leave is decided when the next batch is on its way, so that the devices have
+        work meanwhile.
 
         Args:
           batch: input of the first segment.
@@ -76,10 +80,14 @@ class Pass:
         """
         self._size = size
         ids = np.arange(first, min(first + size, len(self._left)))
-        self._advance(0, batch, ids, None)
+        ahead, self._ahead = self._ahead, (self._programs[0](batch, size), ids)
+        if ahead:
+            self._settle(0, *ahead, None)
 
     def finish(self) -> Left:
         """Takes the images that still wait through the segments, in batches that are padded."""
+        if self._ahead:
+            self._settle(0, *self._ahead, None)
         # An earlier segment may add to the group of a later one.
         for index in range(len(self._programs)):
             if group := self._waiting[index]:
@@ -90,7 +98,11 @@ class Pass:
 
     def _advance(self, index: int, features: Any, ids: np.ndarray, seen: np.ndarray | None) -> None:
         """Takes images through a segment; those that do not leave behind it join the next one."""
-        features, logits = self._programs[index](features, self._size)
+        self._settle(index, self._programs[index](features, self._size), ids, seen)
+
+    def _settle(self, index: int, outputs: Any, ids: np.ndarray, seen: np.ndarray | None) -> None:
+        """Lets those of the images leave that do so behind a segment with these outputs."""
+        features, logits = outputs
         own = np.asarray(logits)[: len(ids)]
         if index == len(self._programs) - 1:
             self._leave(index, ids, own)
