@@ -108,7 +108,7 @@ def check(depth: int, bottleneck: bool, **_) -> None:
         )
 
 
-def count_layers(depth: int, bottleneck: bool) -> int:
+def _count_layers(depth: int, bottleneck: bool) -> int:
     """The number of layers in each dense block."""
     return (depth - 4) // (6 if bottleneck else 3)
 
@@ -140,7 +140,7 @@ def backbone(
         partial(Conv, initial=kaiming_normal_fan_out, rngs=rngs),
         partial(BatchNorm, norm_groups=norm_groups, unit_scale=True, rngs=rngs),
     )
-    blocks = (count_layers(depth, bottleneck),) * 3
+    blocks = (_count_layers(depth, bottleneck),) * 3
     regularisation = Regularisation(0.0, head_dropout, blocks, rngs)
     kind = BottleneckLayer if bottleneck else Layer
     stem_channels = 2 * growth_rate if bottleneck else 16
@@ -171,7 +171,7 @@ def backbone(
 
 def branches(*, depth: int, growth_rate: int, bottleneck: bool, **_) -> tuple[BranchSpec, ...]:
     """The branches of the code released with DHM, and for other networks those of the rules above."""
-    count = count_layers(depth, bottleneck)
+    count = _count_layers(depth, bottleneck)
     early, late = ((count, count), 2 * count) if bottleneck else ((count, (count + 1) // 2), count)
     return BranchSpec(0, early, (growth_rate,) * 2), BranchSpec(1, (late,), (3 * growth_rate,))
 

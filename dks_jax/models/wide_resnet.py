@@ -177,7 +177,7 @@ def recognise(shapes: Mapping[str, Shape]) -> Network | None:
     return _network(shapes, num_blocks, shapes["group0.block0.conv0"], "conv0", branched=branched)
 
 
-def recognise_dhm(shapes: Mapping[str, Shape]) -> Network | None:
+def _recognise_dhm(shapes: Mapping[str, Shape]) -> Network | None:
     """Recognises the network of a checkpoint of DHM by names and shapes; see `TorchFormat`."""
     if "layer2.0.shortcut.weight" not in shapes:
         return None
@@ -243,7 +243,7 @@ TORCH = TorchFormat(
 # Names as in the code released with DHM, where `*_head2` is the early branch.
 DHM = TorchFormat(
     "DHM",
-    recognise_dhm,
+    _recognise_dhm,
     rules=(
         (r"branches\.0\.stages\.0\.blocks", "layer2_head2"),
         (r"branches\.0\.stages\.1\.blocks", "layer3_head2"),
