@@ -19,7 +19,7 @@ slow = pytest.mark.slow
 # of the released codes were built and counted: 100 classes at 32x32, 1,000 at 224x224.
 PUBLISHED = [
     pytest.param(
-        *("cifar100_wrn", {"model.depth": "16", "model.width": "8"}),
+        *("cifar100_wrn16_8", {}),
         *((11_007_540, 5_822_820, 31_044_196), (1548.19, 771.80, 1979.81)),
         marks=slow,
         id="WRN-16-8",
@@ -40,6 +40,24 @@ PUBLISHED = [
         *((1_733_812, 816_356, 5_219_940), (252.89, 82.58, 332.67)),
         marks=slow,
         id="CIFAR-ResNet-110",
+    ),
+    pytest.param(
+        *("cifar100_densenet40", {}),
+        *((1_060_132, 650_236, 2_038_996), (264.85, 112.53, 124.99)),
+        marks=slow,
+        id="DenseNet-40-12",
+    ),
+    pytest.param(
+        *("cifar100_densenet_bc100", {}),
+        *((800_032, 599_944, 4_942_888), (287.96, 88.82, 304.48)),
+        marks=slow,
+        id="DenseNet-BC-100-12",
+    ),
+    pytest.param(
+        *("cifar100_mobilenet", {}),
+        *((3_309_476, 2_637_668, 5_484_132), (611.65, 340.66, 337.22)),
+        marks=slow,
+        id="MobileNet",
     ),
     pytest.param(
         *("imagenet_resnet18", {}),
@@ -143,11 +161,18 @@ def test_a_convnext_costs_what_torchvision_states_and_its_branches_what_we_do(na
 
 
 @pytest.mark.parametrize(
-    ("depth", "backbone", "everything"),
-    [("32", 464_154, 2_124_334), pytest.param("110", 1_727_962, 7_746_798, marks=slow)],
+    ("name", "backbone", "everything"),
+    [
+        ("resnet32", 464_154, 2_124_334),
+        pytest.param("resnet110", 1_727_962, 7_746_798, marks=slow),
+        pytest.param("densenet40", 1_019_722, 3_608_694, marks=slow),
+        pytest.param("densenet_bc100", 769_162, 6_163_854, marks=slow),
+        pytest.param("wrn16_8", 10_961_370, 47_689_966, marks=slow),
+        pytest.param("mobilenet", 3_217_226, 11_062_366, marks=slow),
+    ],
 )
-def test_parameters_for_another_number_of_classes(depth, backbone, everything):
-    parts = cost_of("cifar100_resnet32", {"model.depth": depth}, num_classes=10).parts
+def test_parameters_for_another_number_of_classes(name, backbone, everything):
+    parts = cost_of(f"cifar100_{name}", num_classes=10).parts
     assert (parts[0].parameters, parts[-1].parameters) == (backbone, everything)
 
 
