@@ -278,7 +278,7 @@ BICUBIC = PREPROCESSING.replace(crop_ratio=224 / 248, interpolation="bicubic")
 HALF = BICUBIC.replace(mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
-def block_rules(recipe: Recipe, start: str) -> tuple[tuple[str, str], ...]:
+def _block_rules(recipe: Recipe, start: str) -> tuple[tuple[str, str], ...]:
     """Rules of a `TorchFormat` that number the blocks of all stages one after another, from 0."""
     places = [(stage, block) for stage, count in enumerate(recipe.blocks) for block in range(count)]
     return tuple(
@@ -293,7 +293,7 @@ def torchvision_format(name: str, recipe: Recipe) -> TorchFormat:
         "torchvision",
         partial(recognise, name, recipe, TORCHVISION),
         rules=(
-            *block_rules(recipe, TORCHVISION.blocks),
+            *_block_rules(recipe, TORCHVISION.blocks),
             (r"stem\.patches", "conv_proj"),
             (r"stem$", ""),
             (r"head\.norm", "encoder.ln"),
@@ -326,7 +326,7 @@ def timm_format(name: str, recipe: Recipe, preprocessing: Preprocessing) -> Torc
         "timm",
         partial(recognise, name, recipe, TIMM),
         rules=(
-            *block_rules(recipe, TIMM.blocks),
+            *_block_rules(recipe, TIMM.blocks),
             (r"stem\.patches", "patch_embed.proj"),
             (r"stem$", ""),
             (r"head\.norm", "norm"),

@@ -156,7 +156,7 @@ def test_a_depthwise_convolution_of_convnext_is_that_of_pytorch():
     assert_close(ours, by_torch(x, kernel, 1, seed=2, groups=CHANNELS), 1e-13)
 
 
-def test_a_depthwise_convolution_has_its_form_for_cpus_and_other_groups_are_xla_s():
+def test_a_depthwise_convolution_has_its_form_for_cpus_and_other_groups_have_not():
     def program(in_channels, channels, groups, dtype=jnp.float32):
         x, kernel = (
             jnp.zeros((1, 8, 8, in_channels), dtype),
