@@ -1,7 +1,8 @@
 """Convolutions of images with square kernels, with derivatives in a form that suits XLA on a CPU.
 
-Accelerators use XLA's own convolution. On a CPU, XLA is slow at the kernel's gradient and at the derivatives
-of strided convolutions; docs/performance.md describes the forms that replace them here and the gain of each.
+Accelerators use XLA's own convolution. On a CPU, XLA is slow at the kernel's gradient, at the derivatives of
+strided convolutions and at depthwise convolutions; docs/performance.md describes the forms that replace them
+here and the gain of each.
 """
 
 from functools import partial
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dks_jax.nn.depthwise import depthwise, depthwise_reverse
 from dks_jax.nn.derivatives import is_forward_mode
 from dks_jax.nn.winograd import winograd
 from dks_jax.runtime.forms import by_platform
@@ -23,9 +25,9 @@ def convolve(
 ) -> jax.Array:
     """The convolution with zero padding of size // 2 on every side, as `torch.nn.Conv2d` computes it.
 
-    The form for CPUs serves float32 and float64, with groups any type, in processes with one device. It
-    defines its own reverse-mode derivatives and has no forward mode, unless the argument `forward_mode` or
-    the context manager of this name asks for it.
+    The form for CPUs serves float32 and float64, and any type with groups that are not depthwise, in
+    processes with one device. It defines its own reverse-mode derivatives and has no forward mode, unless the
+    argument `forward_mode` or the context manager of this name asks for it.
 
     Args:
       x: images [batch, height, width, in].
@@ -33,17 +35,22 @@ def convolve(
       stride: step along both axes.
       groups: number of groups of channels that are convolved separately; as many groups as channels make a
         depthwise convolution.
-      forward_mode: whether there are derivatives of both modes. They are those of XLA's own convolution,
-        which on a CPU are slower in reverse mode; the value is the same.
+      forward_mode: whether there are derivatives of both modes. They are JAX's own, which on a CPU are slower
+        in reverse mode; the value is the same.
 
     Returns:
       [batch, height / stride, width / stride, out], the sizes rounded up.
     """
     plain = partial(direct, stride=stride, groups=groups)
-    if (groups == 1 and x.dtype not in (jnp.float32, jnp.float64)) or jax.device_count() > 1:
+    both_modes, wide = forward_mode or is_forward_mode(), x.dtype in (jnp.float32, jnp.float64)
+    if groups > 1 and groups == x.shape[3] == kernel.shape[3]:
+        form, sizes, suits = depthwise if both_modes else depthwise_reverse, (stride,), wide
+    else:
+        form, sizes = _differentiable if both_modes else _convolve_on_cpu, (stride, groups)
+        suits = wide or groups > 1
+    if not suits or jax.device_count() > 1:
         return plain(x, kernel)
-    on_cpu = _differentiable if forward_mode or is_forward_mode() else _convolve_on_cpu
-    return by_platform(x, kernel, cpu=lambda x, k: on_cpu(x, k, stride, groups), accelerator=plain)
+    return by_platform(x, kernel, cpu=lambda x, k: form(x, k, *sizes), accelerator=plain)
 
 
 def direct(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.Array:

@@ -57,7 +57,7 @@ def find_start(path: Path, *, optimizer: bool) -> Path:
     return checkpoint or find_weights(path)
 
 
-def load_weights(path: Path, *, live: bool = False) -> Weights:
+def load_weights(path: Path, *, live: bool = False, model: str | None = None) -> Weights:
     """Loads the weights from a folder, the workdir of a finished run or a PyTorch checkpoint.
 
     A path that `find_start` has found may also be a checkpoint of a run.
@@ -66,6 +66,7 @@ def load_weights(path: Path, *, live: bool = False) -> Weights:
       path: see `find_weights`.
       live: whether to take the weights that such a checkpoint goes on with, to which its momentum belongs,
         also where it has their moving average.
+      model: name of the network to take where the arrays of a PyTorch checkpoint are those of several.
 
     Raises:
       InputError: there are no weights, or they are damaged or of an unknown network.
@@ -74,7 +75,7 @@ def load_weights(path: Path, *, live: bool = False) -> Weights:
     if run_checkpoint.is_checkpoint(path):
         return run_checkpoint.load(path, live=live)
     path = find_weights(path)
-    return read_checkpoint(path) if path.is_file() else load_folder(path)
+    return read_checkpoint(path, preferred=model) if path.is_file() else load_folder(path)
 
 
 def load_network(path: str | Path, *, branches: bool = True) -> tuple[DeeplySupervised, Metadata]:

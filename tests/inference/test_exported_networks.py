@@ -22,7 +22,7 @@ from support.networks import wide_resnet
 pytestmark = pytest.mark.slow
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-NETWORKS = ["resnet18", "resnet50", "resnet152", "resnext50_32x4d", "wrn16-1", "wrn28-10"]
+NETWORKS = ["resnet18", "resnet50", "resnet152", "resnext50_32x4d", "wrn16-1", "wrn28-10", "vit_s_16"]
 # Runs a program on the batches that `batches` names, in a process that has JAX and NumPy alone.
 ALONE = """
 import sys

@@ -132,3 +132,44 @@ def test_the_arithmetic_of_a_convolution_is_counted_as_that_of_the_direct_form()
     for channels in (16, WIDE):
         x, kernel = jnp.zeros((2, 8, 8, channels)), jnp.zeros((3, 3, channels, channels))
         assert count_macs(lambda x, k: convolve(x, k, 1), x, kernel) == 2 * 64 * 9 * channels**2
+
+
+CHANNELS = 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "stride"), [((2, 9, 5), 3, 2), ((1, 2, 7), 5, 3), ((2, 1, 2), 3, 1), ((1, 4, 5), 1, 2)]
+)
+def test_a_depthwise_convolution_is_xla_s_at_any_size_and_stride(shape, size, stride):
+    with jax.enable_x64(True):
+        x, kernel = draw((*shape, CHANNELS), 0), draw((size, size, 1, CHANNELS), 1)
+        functions = [partial(function, groups=CHANNELS) for function in (convolve, direct)]
+        ours, theirs = (output_and_gradients(f, x, kernel, stride, seed=2) for f in functions)
+    assert_close(ours, theirs, 1e-13)
+
+
+def test_a_depthwise_convolution_of_convnext_is_that_of_pytorch():
+    """The kernel is of 7x7 pixels, and the images are larger than a block of its gradient, and odd."""
+    with jax.enable_x64(True):
+        x, kernel = draw((2, 17, 9, CHANNELS), 0), draw((7, 7, 1, CHANNELS), 1)
+        ours = output_and_gradients(partial(convolve, groups=CHANNELS), x, kernel, 1, seed=2)
+    assert_close(ours, by_torch(x, kernel, 1, seed=2, groups=CHANNELS), 1e-13)
+
+
+def test_a_depthwise_convolution_has_its_form_for_cpus_and_other_groups_are_xla_s():
+    def program(in_channels, channels, groups, dtype=jnp.float32):
+        x, kernel = (
+            jnp.zeros((1, 8, 8, in_channels), dtype),
+            jnp.zeros((3, 3, in_channels // groups, channels), dtype),
+        )
+        return str(jax.make_jaxpr(lambda x, kernel: convolve(x, kernel, 1, groups))(x, kernel))
+
+    assert "depthwise" in program(4, 4, 4)
+    assert "depthwise" not in program(4, 4, 2)
+    assert "depthwise" not in program(4, 8, 4)
+    assert "depthwise" not in program(4, 4, 4, jnp.bfloat16)
+
+
+def test_the_arithmetic_of_a_depthwise_convolution_is_counted_as_that_of_the_direct_form():
+    x, kernel = jnp.zeros((2, 8, 8, 4)), jnp.zeros((3, 3, 1, 4))
+    assert count_macs(lambda x, k: convolve(x, k, 1, 4), x, kernel) == 2 * 64 * 9 * 4

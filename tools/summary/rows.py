@@ -49,7 +49,8 @@ def network_label(experiment: Mapping[str, Any]) -> str:
     name = model.pop("name")
     if name == "wide_resnet" and {"depth", "width"} <= model.keys():
         name = f"WRN-{model.pop('depth')}-{model.pop('width')}"
-    for argument, usual in (("dropout", 0), ("drop_path", 0), ("head_dropout", 0), ("branches", BY_METHOD)):
+    rates = ("dropout", 0), ("drop_path", 0), ("head_dropout", 0)
+    for argument, usual in (*rates, ("initialisation", "dks"), ("branches", BY_METHOD)):
         if model.get(argument) == usual:
             del model[argument]
     return " ".join([name, *(f"{argument} {value}" for argument, value in model.items())])
