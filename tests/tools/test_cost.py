@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from dks_jax import Branch, DeeplySupervised, models
+from dks_jax.models import resnet
 from dks_jax.nn import get_arrays
 from dks_jax.training.experiment import build_network
 from support.real_torchvision import torchvision
@@ -144,6 +145,15 @@ def test_parameters_and_macs_are_those_of_the_released_codes(name, overrides, pa
     assert tuple(round(part.macs / 1e6, 2) for part in parts) == millions
     assert training.parameters == sum(parameters)
     assert training.macs == sum(part.macs for part in parts)
+
+
+@slow
+@pytest.mark.parametrize("name", resnet.RECIPES)
+def test_a_backbone_costs_what_torchvision_states(name):
+    stated = torchvision.models.get_model_weights(name).IMAGENET1K_V1.meta
+    (backbone,) = cost_of("imagenet_resnet50", {"model.name": name, "model.branches": "()"}).parts[:1]
+    assert backbone.parameters == stated["num_params"]
+    assert round(backbone.macs / 1e9, 3) == stated["_ops"]
 
 
 @slow
