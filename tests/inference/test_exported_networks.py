@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dks_jax import export
+from dks_jax import export, models
 from dks_jax.data import decoding
 from dks_jax.data.augmentation import normalise
 from dks_jax.inference.exporting import Exported, onnx_files, stablehlo
@@ -22,7 +22,7 @@ from support.networks import resnet, wide_resnet
 pytestmark = pytest.mark.slow
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-NETWORKS = ["resnet18", "resnet50", "resnet152", "wrn16-1", "wrn28-10"]
+NETWORKS = ["resnet18", "resnet50", "resnet152", "wrn16-1", "wrn28-10", "convnext_tiny"]
 # Runs a program on the batches that `batches` names, in a process that has JAX and NumPy alone.
 ALONE = """
 import sys
@@ -53,7 +53,7 @@ def photographs():
 def lively(array, name, random):
     """An array as after some training: with statistics, scales and biases."""
     shape = array.shape
-    if name.endswith((".var", ".scale")):
+    if name.endswith((".var", ".scale", ".gamma")):
         return random.uniform(0.5, 1.2, shape).astype(np.float32)
     if name.endswith((".mean", ".bias")):
         return random.normal(0, 0.1, shape).astype(np.float32)
@@ -65,6 +65,9 @@ def build(name):
     if name.startswith("resnet"):
         model, count, view = {"name": name}, 1000, ("standard", 224, 224, 3)
         network = resnet(int(name.removeprefix("resnet")), count)
+    elif name.startswith("convnext"):
+        model, count, view = {"name": name}, 1000, ("standard", 224, 224, 3)
+        network = models.build(model, num_classes=count, channels=3, seed=0)
     else:
         depth, width = map(int, name.removeprefix("wrn").split("-"))
         model = {"name": "wide_resnet", "depth": depth, "width": width, "dropout": 0.0}
