@@ -9,10 +9,9 @@ supervision 26.95, DKS 24.98. These are the published figures; this config has n
 Methods: dks, ds, baseline, top_down, bottom_up. The recipe is that of the code released with DHM
 (github.com/d-li14/DHM): 164 epochs, batch 128, the last partial batch kept, learning rate 0.1 and x 0.1 after
 81 and 122 whole epochs with the momentum kept, momentum 0.9 without Nesterov, weight decay 1e-4 on every
-trainable tensor, zero padding of 4 with random crop and flip, weights and temperature of the synergy 1. Mean
-and deviation are those of CIFAR-10 there, for CIFAR-100 too. The release of DKS has no code for this network:
-its own recipe, and whether DHM smooths the probabilities as DKS does (`synergy.epsilon`), no source at hand
-states.
+trainable tensor, zero padding of 4 with random crop and flip, weights and temperature of the synergy 1, and
+probabilities smoothed as by DKS. Mean and deviation are those of CIFAR-10 there, for CIFAR-100 too. The
+release of DKS has no code for this network, and no source at hand states its own recipe.
 """
 
 from ml_collections import ConfigDict

@@ -170,8 +170,8 @@ def _origin(metadata: Metadata) -> str:
 
 
 def _network_warnings(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
-    """Warns if the config describes another network, apart from what acts in training only."""
-    left_out = {"branches", "dropout", *models.regularisation.ARGUMENTS}
+    """Warns if the config describes another network, apart from what matters in training only."""
+    left_out = {"branches", "dropout", "initialisation", *models.regularisation.ARGUMENTS}
     own, evaluated = (
         {name: value for name, value in model.items() if name not in left_out} for model in (here, there)
     )

@@ -8,7 +8,16 @@ from flax import nnx
 
 from dks_jax import config
 from dks_jax.config import PUBLISHED, Config, Field
-from dks_jax.models import cifar_resnet, convnext, regularisation, resnet, wide_resnet
+from dks_jax.models import (
+    cifar_resnet,
+    convnext,
+    densenet,
+    mobilenet,
+    regularisation,
+    resnet,
+    vit,
+    wide_resnet,
+)
 from dks_jax.models.family import Backbone, Family, Layers, Network, Preprocessing, TorchFormat, assemble
 from dks_jax.nn.functional import get_arrays
 from dks_jax.runtime.errors import InputError
@@ -38,7 +47,10 @@ NETWORKS: dict[str, Family] = {
     **wide_resnet.NETWORKS,
     **resnet.NETWORKS,
     **cifar_resnet.NETWORKS,
+    **densenet.NETWORKS,
+    **mobilenet.NETWORKS,
     **convnext.NETWORKS,
+    **vit.NETWORKS,
 }
 """The families by the names of their networks, to which your own can be added."""
 # The fields of `config.model` that are not arguments of a network.
@@ -131,7 +143,7 @@ def check(model: Mapping[str, Any]) -> dict[str, Any]:
 def describe(model: Mapping[str, Any]) -> str:
     """The name of a network with its arguments, e.g. "wide_resnet (depth 28, dropout 0.0, width 10)".
 
-    Regularisation that is off is left out.
+    Regularisation that is off is left out, and so are the initial values of the usual kind.
 
     Args:
       model: name of the network and its arguments.
@@ -144,7 +156,8 @@ def describe(model: Mapping[str, Any]) -> str:
 
 
 def _is_described(field: str, value: Any) -> bool:
-    return field not in COMMON and (field not in regularisation.ARGUMENTS or value != 0)
+    usual = {**dict.fromkeys(regularisation.ARGUMENTS, 0), "initialisation": "dks"}
+    return field not in COMMON and (field not in usual or value != usual[field])
 
 
 def resolve_branches(model: Mapping[str, Any], branches: Any) -> tuple[BranchSpec, ...]:

@@ -35,6 +35,7 @@ from dks_jax.models.family import (
     count_channels,
     count_classes,
 )
+from dks_jax.models.pooling import average_pool
 from dks_jax.models.regularisation import ARGUMENTS, Regularisation, Transform, identity
 from dks_jax.models.resnet import Head
 from dks_jax.nn.initialisation import kaiming_normal_fan_out
@@ -84,21 +85,10 @@ class Block(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         residual = self.bn2(self.conv2(nnx.relu(self.bn1(self.conv1(x)))))
-        shortcut = _average_pool(x) if self.halves else x
+        shortcut = average_pool(x, "cifar_resnet") if self.halves else x
         # Unlike in He's networks, where half of the zero channels come first.
         shortcut = jnp.pad(shortcut, ((0, 0), (0, 0), (0, 0), (0, self.added_channels)))
         return nnx.relu(self.drop_path(residual) + shortcut)
-
-
-def _average_pool(x: jax.Array) -> jax.Array:
-    """The means of 2x2 pixels, [batch, height / 2, width / 2, channel]."""
-    batch, height, width, channels = x.shape
-    if height % 2 or width % 2:
-        raise InputError(
-            "`data.image_size` of a cifar_resnet must be a multiple of 4, since two of its stages average "
-            f"the pixels by twos; got features of {height}x{width} pixels to halve."
-        )
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
 def check(depth: int, **_) -> None:

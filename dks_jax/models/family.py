@@ -129,6 +129,7 @@ class TorchFormat(NamedTuple):
       kinds: PyTorch's last part of the name of an array, by that of this library, for arrays whose last part
         is another than in layers of PyTorch; "" where the array has the name of its module.
       columns: kinds of vectors, [channel], that PyTorch stores as [channel, 1, 1].
+      joined: pairs (pattern, replacement) for a whole name, all of which apply last.
     """
 
     library: str
@@ -144,11 +145,17 @@ class TorchFormat(NamedTuple):
     branches: bool = True
     kinds: Mapping[str, str] = {}
     columns: tuple[str, ...] = ()
+    joined: tuple[tuple[str, str], ...] = ()
 
 
-def count_classes(shapes: Mapping[str, Shape]) -> int:
-    """The number of classes by the last matrix of a checkpoint's heads, e.g. fc.weight; 0 without a head."""
-    heads = [shape for name, shape in shapes.items() if "fc" in name.split(".")[0] and len(shape) == 2]
+def count_classes(shapes: Mapping[str, Shape], fc: str = "fc") -> int:
+    """The number of classes by the last matrix of a checkpoint's heads; 0 without a head.
+
+    Args:
+      shapes: the shapes of its arrays by name.
+      fc: part of the name of the linear layer of each head, e.g. of fc.weight and ep1_fc.weight.
+    """
+    heads = [shape for name, shape in shapes.items() if fc in name.split(".")[0] and len(shape) == 2]
     return heads[-1][0] if heads else 0
 
 

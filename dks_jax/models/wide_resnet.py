@@ -1,7 +1,8 @@
 """Wide residual networks with the branches of the code released with DKS.
 
 Backbone: Zagoruyko, Komodakis, "Wide Residual Networks", BMVC 2016, arXiv:1605.07146 (pre-activation blocks).
-Branches: the code released with DKS, arXiv:1906.00675. Layers are named as in its checkpoints.
+Branches: the code released with DKS, arXiv:1906.00675. That released with DHM (github.com/d-li14/DHM) has the
+same network with other initial values. Layers are named as in the checkpoints of DKS.
 
     n = (depth - 4) / 6 blocks per group
     backbone          16 channels - group 16k - group 32k - group 64k - head
@@ -31,6 +32,7 @@ from dks_jax.models.family import (
     count_classes,
 )
 from dks_jax.models.regularisation import ARGUMENTS, Regularisation, Transform, identity
+from dks_jax.nn.initialisation import kaiming_normal, kaiming_normal_fan_out
 from dks_jax.nn.layers import BatchNorm, Conv, Linear, Stage
 from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import BranchSpec
@@ -72,7 +74,15 @@ class Block(nnx.Module):
 
 
 class Head(nnx.Module):
-    """BN, ReLU, global average pool and linear layer; features [batch, height, width, channel] to logits."""
+    """BN, ReLU, global average pool and linear layer; features [batch, height, width, channel] to logits.
+
+    Args:
+      num_channels, num_classes: numbers of features and of logits.
+      layers: makes the normalisation.
+      rngs: source of the initial values of the linear layer.
+      dropout: what comes before the linear layer.
+      uniform: see `Linear`.
+    """
 
     def __init__(
         self,
@@ -81,10 +91,12 @@ class Head(nnx.Module):
         layers: Layers,
         rngs: nnx.Rngs,
         dropout: Transform = identity,
+        *,
+        uniform: bool = False,
     ):
         self.bn = layers.norm(num_channels)
         self.dropout = dropout
-        self.fc = Linear(num_channels, num_classes, rngs=rngs)
+        self.fc = Linear(num_channels, num_classes, uniform=uniform, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.fc(self.dropout(nnx.relu(self.bn(x)).mean(axis=(1, 2))))
@@ -103,6 +115,7 @@ def backbone(
     depth: int,
     width: int,
     dropout: float,
+    initialisation: str,
     drop_path: float,
     head_dropout: float,
     num_classes: int,
@@ -116,13 +129,17 @@ def backbone(
       depth: number of layers, 6n + 4.
       width: widening factor.
       dropout: dropout rate before the second convolution of every block, active in training only.
+      initialisation: "dks": convolutions and linear layers Kaiming-normal by fan-in, biases 0 and scales of
+        norms from U(0, 1). "dhm": convolutions Kaiming-normal by fan-out, linear layers as PyTorch starts
+        them and norms the identity.
       drop_path, head_dropout: see `models.regularisation`.
       num_classes, channels, norm_groups: see `models.build`.
       rngs: source of the initial values and of dropout.
     """
+    of_dhm = initialisation == "dhm"
     layers = Layers(
-        partial(Conv, rngs=rngs),
-        partial(BatchNorm, norm_groups=norm_groups, rngs=rngs),
+        partial(Conv, initial=kaiming_normal_fan_out if of_dhm else kaiming_normal, rngs=rngs),
+        partial(BatchNorm, norm_groups=norm_groups, unit_scale=of_dhm, rngs=rngs),
     )
     blocks = ((depth - 4) // 6,) * 3
     block = partial(Block, layers=layers, dropout=partial(nnx.Dropout, dropout, rngs=rngs))
@@ -138,12 +155,14 @@ def backbone(
         widths=(16 * width, 32 * width, 64 * width),
         stem=lambda: (layers.conv(channels, 16, 3), 16),
         stage=stage,
-        head=lambda in_channels: Head(in_channels, num_classes, layers, rngs, regularisation.before_fc()),
+        head=lambda in_channels: Head(
+            in_channels, num_classes, layers, rngs, regularisation.before_fc(), uniform=of_dhm
+        ),
     )
 
 
 def branches(*, depth: int, width: int, **_) -> tuple[BranchSpec, ...]:
-    """The branches of the code released with DKS."""
+    """The branches of the codes released with DKS and with DHM."""
     num_blocks = (depth - 4) // 6
     early = BranchSpec(0, (num_blocks, num_blocks // 2), (32 * width, 64 * width))
     return early, BranchSpec(1, (num_blocks,), (128 * width,))
@@ -154,14 +173,39 @@ def recognise(shapes: Mapping[str, Shape]) -> Network | None:
     if "group0.block0.conv0" not in shapes:
         return None
     num_blocks = len({match[1] for name in shapes if (match := re.match(r"group0\.block(\d+)\.", name))})
-    sizes = {"depth": 6 * num_blocks + 4, "width": shapes["group0.block0.conv0"][0] // 16}
+    branched = any(name.startswith("ep") for name in shapes)
+    return _network(shapes, num_blocks, shapes["group0.block0.conv0"], "conv0", branched=branched)
+
+
+def _recognise_dhm(shapes: Mapping[str, Shape]) -> Network | None:
+    """Recognises the network of a checkpoint of DHM by names and shapes; see `TorchFormat`."""
+    if "layer2.0.shortcut.weight" not in shapes:
+        return None
+    num_blocks = len({match[1] for name in shapes if (match := re.match(r"layer1\.(\d+)\.", name))})
+    branched = any("_head" in name for name in shapes)
+    return _network(shapes, num_blocks, shapes["layer1.0.conv1.weight"], "conv.", branched=branched)
+
+
+def _network(
+    shapes: Mapping[str, Shape], num_blocks: int, kernel: Shape, stem: str, *, branched: bool
+) -> Network | None:
+    """The network of a checkpoint.
+
+    Args:
+      shapes: shapes of its arrays by name.
+      num_blocks: number of blocks in a group.
+      kernel: shape of the first kernel of the first group.
+      stem: start of the name of the stem's kernel.
+      branched: whether it has branches.
+    """
+    sizes = {"depth": 6 * num_blocks + 4, "width": kernel[0] // 16}
     check(**sizes)
     # A small file can claim sizes for which it does not hold the values.
     if sizes["depth"] > DEEPEST or not 1 <= sizes["width"] <= WIDEST:
         return None
-    released = branches(**sizes) if any(name.startswith("ep") for name in shapes) else ()
     model = {"name": "wide_resnet", **sizes, "dropout": 0.0}
-    return Network(model, released, count_classes(shapes), count_channels(shapes, "conv0"))
+    released = branches(**sizes) if branched else ()
+    return Network(model, released, count_classes(shapes), count_channels(shapes, stem))
 
 
 # Names as in the checkpoints released with DKS, where the branches are `ep1_*` and `ep2_*`.
@@ -196,6 +240,44 @@ TORCH = TorchFormat(
     training=True,
 )
 
+# Names as in the code released with DHM, where `*_head2` is the early branch.
+DHM = TorchFormat(
+    "DHM",
+    _recognise_dhm,
+    rules=(
+        (r"branches\.0\.stages\.0\.blocks", "layer2_head2"),
+        (r"branches\.0\.stages\.1\.blocks", "layer3_head2"),
+        (r"branches\.0\.head\.(bn|fc)", r"\1_head2"),
+        (r"branches\.1\.stages\.0\.blocks", "layer3_head1"),
+        (r"branches\.1\.head\.(bn|fc)", r"\1_head1"),
+        (r"stages\.0\.blocks", "layer1"),
+        (r"stages\.1\.blocks", "layer2"),
+        (r"stages\.2\.blocks", "layer3"),
+        (r"stem", "conv"),
+        (r"head\.", ""),
+    ),
+    replacements=(
+        (r"\.bn1$", ".bn2"),
+        (r"\.bn0$", ".bn1"),
+        (r"\.conv1$", ".conv2"),
+        (r"\.conv0$", ".conv1"),
+        (r"\.convdim$", ".shortcut"),
+    ),
+    order=(
+        *("conv", "bn1", "conv1", "bn2", "conv2", "shortcut", "layer1", "layer2", "layer3", "bn", "fc"),
+        *("layer2_head2", "layer3_head2", "bn_head2", "fc_head2", "layer3_head1", "bn_head1", "fc_head1"),
+        *("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
+    ),
+    # DHM normalises CIFAR-100 by these statistics of CIFAR-10 too.
+    preprocessing=Preprocessing(
+        "squash",
+        *(32, 32, 3),
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2616),
+        assumed=True,
+    ),
+)
+
 NETWORKS = {
     "wide_resnet": Family(
         backbone,
@@ -206,9 +288,12 @@ NETWORKS = {
             "dropout": Field(
                 float, 0.0, "dropout rate before the second convolution of every block", 0, below=1
             ),
+            "initialisation": Field(
+                str, "dks", "initial values of the code released with DKS or with DHM", words=("dks", "dhm")
+            ),
             **ARGUMENTS,
         },
         check=check,
-        torch=(TORCH,),
+        torch=(TORCH, DHM),
     )
 }

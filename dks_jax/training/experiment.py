@@ -83,7 +83,9 @@ def prepare(config: Config, *, resumed: bool, skip_unreadable: bool = False) -> 
     init_weights = None
     if config.init_weights and not resumed:
         init_weights = find_start(Path(config.init_weights), optimizer=config.init_optimizer)
-    weights = load_weights(init_weights, live=config.init_optimizer) if init_weights else None
+    weights = None
+    if init_weights:
+        weights = load_weights(init_weights, live=config.init_optimizer, model=config.model.name)
     for path in config.synergy.teachers:
         find_weights(Path(path))
     config = resolve_branch_warmup(config, weights.metadata.branches if weights else None)

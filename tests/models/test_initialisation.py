@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from dks_jax import models
 from dks_jax.nn.functional import Functional, get_arrays
 from dks_jax.nn.macs import count_macs
 from support.comparison import Named, as_numpy
@@ -72,6 +73,23 @@ def test_a_resnet_starts_as_the_code_of_dhm_has_it():
             assert array.std() == pytest.approx((2 / (height * width * out_channels)) ** 0.5, rel=0.03), name
         else:
             assert np.all(array == 0), name
+
+
+def test_a_wide_resnet_starts_as_the_code_of_dhm_has_it_where_it_is_asked_for():
+    """Convolutions Kaiming-normal by fan-out, norms the identity, linear layers as torch.nn.Linear."""
+    model = {"name": "wide_resnet", "depth": 16, "width": 2, "initialisation": "dhm"}
+    network = models.build(model, num_classes=1000, channels=3, seed=0)
+    for name, array in as_numpy(get_arrays(network)).items():
+        kind = name.rsplit(".", 1)[1]
+        if "fc" in name:
+            bound = (256 if "branches.1" in name else 128) ** -0.5
+            assert 0.98 * bound < np.abs(array).max() <= 1.000001 * bound, name
+        elif kind == "kernel":
+            height, width, _, out_channels = array.shape
+            standard = array.ravel() / math.sqrt(2 / (height * width * out_channels))
+            assert abs(standard.std() - 1) < 5 / math.sqrt(2 * array.size), name
+        else:
+            assert np.all(array == (1 if kind in ("scale", "var") else 0)), name
 
 
 @pytest.mark.parametrize(("depth", "ratio"), [(18, 2.16), (50, 2.03)])

@@ -153,3 +153,11 @@ def test_a_program_of_every_platform_can_hold_them(platform):
     program = export.export(jax.jit(lambda x, t: jax.jvp(layer, (x,), (t,))), platforms=[platform])
     text = program(images, images).mlir_module()
     assert ("winograd" in text) == (platform == "cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_convolution_with_groups_has_them_where_it_is_asked(x64, stride):
+    random = np.random.default_rng(3)
+    arguments = random.standard_normal((2, 7, 6, 8)), random.standard_normal((3, 3, 2, 12))
+    assert_derivatives_agree(lambda given: convolve(*given, stride, 4, forward_mode=True), arguments)

@@ -16,13 +16,14 @@ from dks_jax.data.feeds.interface import Epochs
 from dks_jax.data.feeds.resident import TrainingFeed
 from dks_jax.data.images import Split
 from dks_jax.data.preparation import Preparation
+from dks_jax.nn.functional import Functional
 from dks_jax.runtime.devices import Devices
 from dks_jax.supervision import DeeplySupervised
 from dks_jax.synergy import objective, teaching_matrix
 from dks_jax.training import optimizers, schedules
 from dks_jax.training.steps import Steps, TrainState
 from support import torch_reference as reference
-from support.comparison import Named, as_numpy, assert_agree
+from support.comparison import Named, any_weights, as_numpy, assert_agree
 
 BATCH_SIZE, NUM_CLASSES, EPSILON = 8, 10, 1e-8
 TOLERANCE = 1e-8
@@ -126,6 +127,37 @@ def train_ours(
                     kind: to_torch(as_numpy(arrays)) for kind, arrays in _parts(state).items()
                 }
     return task, run
+
+
+def assert_same_gradients(
+    network: DeeplySupervised, theirs: torch.nn.Module, to_torch: Callable[[Named], Named], size: int
+) -> None:
+    """Asserts that logits, and the gradients of a weighted sum of them, agree in training mode to 1e-10.
+
+    To be called with 64-bit types enabled.
+
+    Args:
+      theirs: the reference, which gets the weights of the network.
+      to_torch: see `train_ours`.
+      size: side of the four images.
+    """
+    functional = Functional(network)
+    params, batch_stats = any_weights(network, seed=1)
+    rng = np.random.default_rng(3)
+    images, weights = rng.normal(size=(4, size, size, 3)), rng.normal(size=(3, 4, NUM_CLASSES))
+
+    def weighted(params):
+        logits, _ = functional.train(params, batch_stats, images, jax.random.key(0))
+        return (logits * weights).sum(), logits
+
+    gradients, logits = jax.jit(jax.grad(weighted, has_aux=True))(params)
+    theirs.double().train()
+    reference.load_arrays(theirs, to_torch(params | batch_stats))
+    expected = torch.stack(theirs(torch.tensor(images).permute(0, 3, 1, 2)))
+    (expected * torch.tensor(weights)).sum().backward()
+    assert_agree({"logits": np.asarray(logits)}, {"logits": expected.detach().numpy()}, 1e-10)
+    own = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
+    assert_agree(to_torch(gradients), own, 1e-10)
 
 
 def _cast(tree: Any, dtype: Any) -> Any:

@@ -110,6 +110,17 @@ def load_arrays(network: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
     network.load_state_dict({k: torch.tensor(v) for k, v in arrays.items()} | counters_of(network))
 
 
+def fill(network: nn.Module) -> None:
+    """Draws all arrays of a network, statistics and biases included, and sets its batch counters to 12."""
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point():
+            bounds = (0.5, 1.5) if name.endswith("running_var") else (-0.3, 0.3)
+            tensor.uniform_(*bounds, generator=generator)
+        else:
+            tensor.fill_(12)
+
+
 def released_order(names: Iterable[str]) -> list[str]:
     """Released names in the order in which the released code lists them, which its optimizer counts by."""
     groups = ["conv0", "group0", "group1", "group2", "bn", "fc"]

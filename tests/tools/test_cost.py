@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from dks_jax import Branch, DeeplySupervised, models
+from dks_jax.models import resnet
 from dks_jax.nn import get_arrays
 from dks_jax.training.experiment import build_network
 from support.real_torchvision import torchvision
@@ -19,7 +20,7 @@ slow = pytest.mark.slow
 # of the released codes were built and counted: 100 classes at 32x32, 1,000 at 224x224.
 PUBLISHED = [
     pytest.param(
-        *("cifar100_wrn", {"model.depth": "16", "model.width": "8"}),
+        *("cifar100_wrn16_8", {}),
         *((11_007_540, 5_822_820, 31_044_196), (1548.19, 771.80, 1979.81)),
         marks=slow,
         id="WRN-16-8",
@@ -40,6 +41,24 @@ PUBLISHED = [
         *((1_733_812, 816_356, 5_219_940), (252.89, 82.58, 332.67)),
         marks=slow,
         id="CIFAR-ResNet-110",
+    ),
+    pytest.param(
+        *("cifar100_densenet40", {}),
+        *((1_060_132, 650_236, 2_038_996), (264.85, 112.53, 124.99)),
+        marks=slow,
+        id="DenseNet-40-12",
+    ),
+    pytest.param(
+        *("cifar100_densenet_bc100", {}),
+        *((800_032, 599_944, 4_942_888), (287.96, 88.82, 304.48)),
+        marks=slow,
+        id="DenseNet-BC-100-12",
+    ),
+    pytest.param(
+        *("cifar100_mobilenet", {}),
+        *((3_309_476, 2_637_668, 5_484_132), (611.65, 340.66, 337.22)),
+        marks=slow,
+        id="MobileNet",
     ),
     pytest.param(
         *("imagenet_resnet18", {}),
@@ -70,6 +89,31 @@ PUBLISHED = [
         *((60_192_808, 33_055_720, 58_668_008), (11513.63, 4677.65, 2830.01)),
         marks=slow,
         id="ResNet-152",
+    ),
+    # Of torchvision's own blocks, the branches too, which it does not have; it states those of the backbones.
+    pytest.param(
+        *("imagenet_resnet50", {"model.name": "resnext50_32x4d"}),
+        *((25_028_904, 15_739_880, 55_927_784), (4230.48, 1512.95, 2849.28)),
+        marks=slow,
+        id="ResNeXt-50 32x4d",
+    ),
+    pytest.param(
+        *("imagenet_resnet50", {"model.name": "resnext101_32x8d"}),
+        *((88_791_336, 49_994_728, 110_609_384), (16414.02, 7182.43, 5835.75)),
+        marks=slow,
+        id="ResNeXt-101 32x8d",
+    ),
+    pytest.param(
+        *("imagenet_resnet50", {"model.name": "wide_resnet50_2"}),
+        *((68_883_240, 40_881_128, 165_635_048), (11398.02, 3752.80, 8224.93)),
+        marks=slow,
+        id="Wide ResNet-50-2",
+    ),
+    pytest.param(
+        *("imagenet_resnet50", {"model.name": "wide_resnet101_2"}),
+        *((126_886_696, 71_588_840, 165_635_048), (22753.05, 9764.29, 8224.93)),
+        marks=slow,
+        id="Wide ResNet-101-2",
     ),
 ]
 # Branches of a WRN-28-10; parameters and MACs of training over the backbone's; leaving at each, in per cent.
@@ -104,6 +148,15 @@ def test_parameters_and_macs_are_those_of_the_released_codes(name, overrides, pa
 
 
 @slow
+@pytest.mark.parametrize("name", resnet.RECIPES)
+def test_a_backbone_costs_what_torchvision_states(name):
+    stated = torchvision.models.get_model_weights(name).IMAGENET1K_V1.meta
+    (backbone,) = cost_of("imagenet_resnet50", {"model.name": name, "model.branches": "()"}).parts[:1]
+    assert backbone.parameters == stated["num_params"]
+    assert round(backbone.macs / 1e9, 3) == stated["_ops"]
+
+
+@slow
 @pytest.mark.parametrize(
     ("name", "parameters", "macs"),
     [("convnext_tiny", 1.77, 1.35), ("convnext_small", 1.44, 1.18), ("convnext_base", 1.43, 1.18)],
@@ -118,12 +171,32 @@ def test_a_convnext_costs_what_torchvision_states_and_its_branches_what_we_do(na
 
 
 @pytest.mark.parametrize(
-    ("depth", "backbone", "everything"),
-    [("32", 464_154, 2_124_334), pytest.param("110", 1_727_962, 7_746_798, marks=slow)],
+    ("name", "backbone", "everything"),
+    [
+        ("resnet32", 464_154, 2_124_334),
+        pytest.param("resnet110", 1_727_962, 7_746_798, marks=slow),
+        pytest.param("densenet40", 1_019_722, 3_608_694, marks=slow),
+        pytest.param("densenet_bc100", 769_162, 6_163_854, marks=slow),
+        pytest.param("wrn16_8", 10_961_370, 47_689_966, marks=slow),
+        pytest.param("mobilenet", 3_217_226, 11_062_366, marks=slow),
+    ],
 )
-def test_parameters_for_another_number_of_classes(depth, backbone, everything):
-    parts = cost_of("cifar100_resnet32", {"model.depth": depth}, num_classes=10).parts
+def test_parameters_for_another_number_of_classes(name, backbone, everything):
+    parts = cost_of(f"cifar100_{name}", num_classes=10).parts
     assert (parts[0].parameters, parts[-1].parameters) == (backbone, everything)
+
+
+@slow
+@pytest.mark.parametrize(
+    ("name", "parameters", "billions"), [("vit_b_16", 86_567_656, 17.564), ("vit_b_32", 88_224_232, 4.409)]
+)
+def test_vision_transformers_cost_what_torchvision_says(name, parameters, billions):
+    backbone, *branches, training = cost_of("finetune_folder", {"model.name": name}, num_classes=1000).parts
+    assert (backbone.parameters, round(backbone.macs / 1e9, 3)) == (parameters, billions)
+    # Two blocks of 12 width^2 weights and 13 width biases and scales, and a head with its norm.
+    own = 2 * (12 * 768**2 + 13 * 768) + 2 * 768 + 769 * 1000
+    assert [branch.parameters for branch in branches] == [own, own]
+    assert training.parameters == parameters + 2 * own
 
 
 @pytest.mark.parametrize(("branches", "parameters", "macs", "leaving"), SLIM)

@@ -44,8 +44,19 @@ def test_wrn_28_10_takes_real_steps_with_all_its_parameters(cifar100, tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cifar100_resnet32", "cifar100_resnet110"])
-def test_cifar_resnets_take_real_steps_with_all_their_parameters(cifar100, tmp_path, name, capsys):
-    assert_takes_two_real_steps(cifar100, tmp_path / "run", config=name)
-    output = capsys.readouterr().out
-    assert {"cifar100_resnet32": "470,004", "cifar100_resnet110": "1,733,812"}[name] in output
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("resnet32", "470,004"),
+        ("resnet110", "1,733,812"),
+        ("densenet40", "1,060,132"),
+        ("densenet_bc100", "800,032"),
+        ("mobilenet", "3,309,476"),
+        ("wrn16_8", "11,007,540"),
+    ],
+)
+def test_the_other_networks_take_real_steps_with_all_their_parameters(
+    cifar100, tmp_path, name, parameters, capsys
+):
+    assert_takes_two_real_steps(cifar100, tmp_path / "run", config=f"cifar100_{name}")
+    assert parameters in capsys.readouterr().out

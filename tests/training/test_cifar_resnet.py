@@ -1,16 +1,14 @@
 """CIFAR ResNets against an independent PyTorch implementation, in float64, by DHM's recipe."""
 
-import jax
 import numpy as np
 import pytest
 import torch
 
 from dks_jax import models
-from dks_jax.nn.functional import Functional
 from dks_jax.weights.torch_names import to_torch
 from support import parity
 from support import torch_reference as reference
-from support.comparison import Named, any_weights, assert_agree
+from support.comparison import Named
 from support.parity import NUM_CLASSES
 from support.torch_cifar_resnet import CifarResNet
 
@@ -38,24 +36,8 @@ def named(arrays: Named) -> Named:
     ("depth", "size"), [(8, 8), pytest.param(32, 32, marks=pytest.mark.slow)], ids=["8", "32"]
 )
 def test_logits_and_gradients_are_those_of_torch(x64, quick_compilation, depth, size):
-    network = network_of(depth)
-    functional = Functional(network)
-    params, batch_stats = any_weights(network, seed=1)
-    rng = np.random.default_rng(3)
-    images, weights = rng.normal(size=(4, size, size, 3)), rng.normal(size=(3, 4, NUM_CLASSES))
-
-    def weighted(params):
-        logits, _ = functional.train(params, batch_stats, images, jax.random.key(0))
-        return (logits * weights).sum(), logits
-
-    gradients, logits = jax.jit(jax.grad(weighted, has_aux=True))(params)
-    theirs = CifarResNet(*BLOCKS[depth], NUM_CLASSES).double().train()
-    reference.load_arrays(theirs, named(params | batch_stats))
-    expected = torch.stack(theirs(torch.tensor(images).permute(0, 3, 1, 2)))
-    (expected * torch.tensor(weights)).sum().backward()
-    assert_agree({"logits": np.asarray(logits)}, {"logits": expected.detach().numpy()}, 1e-10)
-    own = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
-    assert_agree(named(gradients), own, 1e-10)
+    theirs = CifarResNet(*BLOCKS[depth], NUM_CLASSES)
+    parity.assert_same_gradients(network_of(depth), theirs, named, size)
 
 
 @pytest.mark.slow

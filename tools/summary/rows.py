@@ -49,7 +49,8 @@ def network_label(experiment: Mapping[str, Any]) -> str:
     name = model.pop("name")
     if name == "wide_resnet" and {"depth", "width"} <= model.keys():
         name = f"WRN-{model.pop('depth')}-{model.pop('width')}"
-    for argument, usual in (("dropout", 0), ("drop_path", 0), ("head_dropout", 0), ("branches", BY_METHOD)):
+    rates = ("dropout", 0), ("drop_path", 0), ("head_dropout", 0)
+    for argument, usual in (*rates, ("initialisation", "dks"), ("branches", BY_METHOD)):
         if model.get(argument) == usual:
             del model[argument]
     return " ".join([name, *(f"{argument} {value}" for argument, value in model.items())])
@@ -79,19 +80,24 @@ def relative_compute(rows: Sequence[Row]) -> list[dict[str, float]]:
     """The compute of the training of each row's methods, in units of a baseline's.
 
     The compute is epochs times multiply-accumulate operations of the network with its branches. The unit is
-    that of the baseline with the fewest epochs, of the same network and data; a method is left out where
-    there is none, or where the operations are unknown.
+    that of the baseline with the fewest epochs, of the same data and the same network but for its branches; a
+    method is left out where there is none, or where the operations are unknown.
     """
     own = [
         {m: runs[0].experiment["epochs"] * runs[0].macs for m, runs in row.runs.items() if runs[0].macs}
         for row in rows
     ]
+    alike = [_backbone_and_data(row) for row in rows]
     units: dict[tuple[str, str], float] = {}
-    for row, compute in zip(rows, own, strict=True):
+    for key, compute in zip(alike, own, strict=True):
         if "baseline" in compute:
-            alike = (row.network, row.data)
-            units[alike] = min(compute["baseline"], units.get(alike, compute["baseline"]))
+            units[key] = min(compute["baseline"], units.get(key, compute["baseline"]))
     return [
-        {m: c / units[row.network, row.data] for m, c in compute.items() if (row.network, row.data) in units}
-        for row, compute in zip(rows, own, strict=True)
+        {method: c / units[key] for method, c in compute.items() if key in units}
+        for key, compute in zip(alike, own, strict=True)
     ]
+
+
+def _backbone_and_data(row: Row) -> tuple[str, str]:
+    runs = next(iter(row.runs.values()))
+    return network_label(runs[0].experiment | {"model.branches": BY_METHOD}), row.data

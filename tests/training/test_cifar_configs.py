@@ -1,0 +1,68 @@
+"""The configs of the networks for CIFAR train on digits: in bfloat16 with remat, stopped, on four devices."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dks_jax import train
+from support.runs import CONFIGS, FOUR_DEVICES, assert_same_end, records, signal_after
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation", "default_signals")]
+
+ON_DIGITS = {
+    "data.source": "digits",
+    "data.image_size": 8,
+    "data.padding": 1,
+    "data.mean": (0.3,),
+    "data.std": (0.4,),
+    "data.train_per_class": 10,
+    "data.test_per_class": 2,
+    "data.batch_size": 52,
+    "epochs": 3,
+}
+# By config, what makes its network a small one.
+SMALL = {
+    "resnet32": {"model.depth": 8},
+    "densenet40": {"model.depth": 10},
+    "densenet_bc100": {"model.depth": 16},
+    "mobilenet": {},
+    "wrn16_8": {"model.width": 1},
+}
+configs = pytest.mark.parametrize("config", SMALL)
+
+
+def command(config: str, workdir, **fields) -> list[str]:
+    given = ON_DIGITS | SMALL[config] | fields
+    flags = [f"--config.{name}={value}" for name, value in given.items()]
+    return [f"--config={CONFIGS / f'cifar100_{config}.py'}", f"--workdir={workdir}", *flags]
+
+
+def losses(workdir) -> list[float]:
+    return [record["loss"] for record in records(workdir) if record["split"] == "train"]
+
+
+@configs
+def test_it_trains_in_bfloat16_with_remat(config, tmp_path):
+    assert train.main(command(config, tmp_path, precision="bfloat16", remat=True)) == 0
+    assert np.isfinite(losses(tmp_path)).all()
+    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+
+
+@configs
+def test_a_stopped_run_ends_as_the_unbroken_one_and_that_of_four_devices_agrees(
+    config, tmp_path, monkeypatch
+):
+    whole, stopped, four = (tmp_path / name for name in ("whole", "stopped", "four"))
+    assert train.main(command(config, whole)) == 0
+    with monkeypatch.context() as patch:
+        signal_after(patch, "train", 3, signal.SIGTERM)
+        assert train.main(command(config, stopped)) == 128 + signal.SIGTERM
+    assert train.main(command(config, stopped)) == 0
+    assert_same_end(stopped, whole)
+    program = [sys.executable, "-m", "dks_jax.train", *command(config, four)]
+    subprocess.run(program, env={**os.environ, **FOUR_DEVICES}, check=True, capture_output=True)
+    np.testing.assert_allclose(losses(four), losses(whole), rtol=1e-3)
