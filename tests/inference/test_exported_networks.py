@@ -22,7 +22,8 @@ from support.networks import wide_resnet
 pytestmark = pytest.mark.slow
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-NETWORKS = ["resnet18", "resnet50", "resnet152", "resnext50_32x4d", "wrn16-1", "wrn28-10", "vit_s_16"]
+NETWORKS = ["resnet18", "resnet50", "resnet152", "resnext50_32x4d", "convnext_tiny", "vit_s_16"]
+NETWORKS += ["wrn16-1", "wrn28-10"]
 # Runs a program on the batches that `batches` names, in a process that has JAX and NumPy alone.
 ALONE = """
 import sys
@@ -53,7 +54,7 @@ def photographs():
 def lively(array, name, random):
     """An array as after some training: with statistics, scales and biases."""
     shape = array.shape
-    if name.endswith((".var", ".scale")):
+    if name.endswith((".var", ".scale", ".gamma")):
         return random.uniform(0.5, 1.2, shape).astype(np.float32)
     if name.endswith((".mean", ".bias")):
         return random.normal(0, 0.1, shape).astype(np.float32)
