@@ -3,9 +3,10 @@ r"""ResNet-50 from pretrained weights on a folder of your own images: the config
     python -m dks_jax.train --config configs/finetune_folder.py[:METHOD] --config.data.root=DIR \
         --config.init_weights=FILE
 
-DIR holds train/<class>/<image> and val/<class>/<image>, FILE weights of torchvision or of a run. Mean and
-deviation are those of the weights. Methods: baseline, dks, ds, top_down, bottom_up; fresh branches beside
-trained weights teach the main classifier only after a while, see docs/fine_tuning.md.
+DIR holds train/<class>/<image> and val/<class>/<image>, FILE weights of torchvision or of a run. Another
+network is --config.model.name=NAME, e.g. resnext50_32x4d, with weights of its own. Mean and deviation are
+those of the weights. Methods: baseline, dks, ds, top_down, bottom_up; fresh branches beside trained weights
+teach the main classifier only after a while, see docs/fine_tuning.md.
 
 The recipe is a common one and of no publication: AdamW with a low rate that falls towards the stem, light
 augmentation, EMA. It has no figures of its own.

@@ -107,6 +107,20 @@ def test_examples_run_in_order(page, tmp_path, monkeypatch, capsys):
         assert (line if cut else f"{line}\n") in everything
 
 
+def test_the_ablations_are_sweeps_that_can_be_started():
+    """Every run of every command of the page has an accepted config, and branches that can be built."""
+    text = (ROOT / "docs" / "ablations.md").read_text().replace("configs/", f"{ROOT}/configs/")
+    (shared,) = re.findall(r'^    sweep="python tools/sweep\.py (.*)"$', text, re.MULTILINE)
+    commands = re.findall(r"^    \$sweep (.*)$", text, re.MULTILINE)
+    assert len(commands) > 5
+    for command in commands:
+        runs = sweep.parse(shlex.split(f"{shared} {command}")).runs
+        assert len(runs) >= 5
+        for config in {str(run.config.model): run.config for run in runs}.values():
+            if config.model.branches != "method":
+                assert models.resolve_branches(config.model, config.model.branches)
+
+
 def test_an_own_network_takes_less_than_thirty_lines():
     _, text = examples(ROOT / "docs" / "own_model.md")[0]
     assert len([line for line in text.splitlines() if line.strip()]) < 30

@@ -5,9 +5,8 @@
     python tools/convert_pytorch.py export --weights DIR --torch FILE [--branches | --drop_branches]
         [--names LIBRARY] [--check [IMAGE ...]]
 
-Supported are resnet18, 34, 50, 101 and 152 with the layer names of torchvision, cifar_resnet, densenet and
-wide_resnet with those of DHM, with or without the branches of DHM, mobilenet with those of DCM, and
-wide_resnet as released with DKS, whose training checkpoint includes branches and optimizer. FILE is a
+Supported are the networks of docs/pytorch.md, with the names of torchvision and timm, and of the codes
+released with DKS, DHM and DCM. A training checkpoint of DKS includes branches and optimizer. FILE is a
 .safetensors file, or one of torch.save with a state dict, either bare or as an entry of any name. Prefixes
 that all names share, e.g. `module.`, are taken off. The network is recognised by the names and shapes of its
 arrays. Nothing in a file is executed, and a file that does not fit in every array is refused.
@@ -19,7 +18,7 @@ An export of a run contains the plain backbone, and with --branches its publishe
 imported weights contains all that was imported, or with --drop_branches only the backbone.
 
 DIR can then be evaluated (python -m dks_jax.evaluate), used (python -m dks_jax.predict), trained further
-(--config.init_weights=DIR) and exported. torchvision's own models load an exported ResNet strictly.
+(--config.init_weights=DIR) and exported. The library whose names it has loads an exported file strictly.
 """
 
 import argparse

@@ -37,6 +37,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.extend.core import Var
 
 from dks_jax import command_line, data, models
 from dks_jax.command_line import Parser
@@ -246,7 +247,9 @@ def count_activations(config: Config, network: DeeplySupervised, images: Any) ->
     key = jax.eval_shape(lambda: jax.random.key(0))
     with forms("accelerator"):
         jaxpr = jax.make_jaxpr(residuals)(functional.params, functional.batch_stats, images, key).jaxpr
-    kept = {*jaxpr.outvars} - {*jaxpr.invars, *jaxpr.constvars}
+    # Constants, which derivatives may hold too, are literals.
+    outputs = {output for output in jaxpr.outvars if isinstance(output, Var)}
+    kept = outputs - {*jaxpr.invars, *jaxpr.constvars}
     return _bytes([variable.aval for variable in kept])
 
 

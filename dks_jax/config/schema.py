@@ -355,7 +355,9 @@ FIELDS: dict[str, Field] = {
         float, 0.0, "largest norm of the gradient over all parameters; 0: no clipping", 0
     ),
     "optimizer.decay_norm_and_bias": Field(
-        bool, True, "whether the weight decay includes normalisation and biases"
+        bool,
+        True,
+        "whether the weight decay includes normalisation, biases, class token and positions",
     ),
 }
 """The rows of all fields but the arguments of networks, by dotted name; docs/configuration.md lists them."""

@@ -8,7 +8,16 @@ from flax import nnx
 
 from dks_jax import config
 from dks_jax.config import PUBLISHED, Config, Field
-from dks_jax.models import cifar_resnet, densenet, mobilenet, regularisation, resnet, wide_resnet
+from dks_jax.models import (
+    cifar_resnet,
+    convnext,
+    densenet,
+    mobilenet,
+    regularisation,
+    resnet,
+    vit,
+    wide_resnet,
+)
 from dks_jax.models.family import Backbone, Family, Layers, Network, Preprocessing, TorchFormat, assemble
 from dks_jax.nn.functional import get_arrays
 from dks_jax.runtime.errors import InputError
@@ -40,6 +49,8 @@ NETWORKS: dict[str, Family] = {
     **cifar_resnet.NETWORKS,
     **densenet.NETWORKS,
     **mobilenet.NETWORKS,
+    **convnext.NETWORKS,
+    **vit.NETWORKS,
 }
 """The families by the names of their networks, to which your own can be added."""
 # The fields of `config.model` that are not arguments of a network.

@@ -125,9 +125,11 @@ class TorchFormat(NamedTuple):
       bare: whether the kernel of a convolution has the name of its layer, without ".weight".
       counters: whether batch normalisation layers hold a batch counter.
       training: whether a checkpoint may hold epoch and optimizer, as those released with DKS do.
+      branches: whether there are names for the published branches.
       kinds: PyTorch's last part of the name of an array, by that of this library, for arrays whose last part
         is another than in layers of PyTorch; "" where the array has the name of its module.
       columns: kinds of vectors, [channel], that PyTorch stores as [channel, 1, 1].
+      joined: pairs (pattern, replacement) for a whole name, all of which apply last.
     """
 
     library: str
@@ -140,8 +142,10 @@ class TorchFormat(NamedTuple):
     bare: bool = False
     counters: bool = True
     training: bool = False
+    branches: bool = True
     kinds: Mapping[str, str] = {}
     columns: tuple[str, ...] = ()
+    joined: tuple[tuple[str, str], ...] = ()
 
 
 def count_classes(shapes: Mapping[str, Shape], fc: str = "fc") -> int:

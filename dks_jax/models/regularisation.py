@@ -43,32 +43,47 @@ class Regularisation:
       head_dropout: dropout rate before the linear layer of every head.
       blocks: number of blocks in each stage of the backbone.
       rngs: source of the initial values.
+      from_zero: whether the rate of stochastic depth rises from 0 in the first block, so that block i of n,
+        from 1, has the share (i - 1) / (n - 1) of the rate, as in ConvNeXt and DeiT; otherwise it has i / n.
     """
 
-    def __init__(self, drop_path: float, head_dropout: float, blocks: tuple[int, ...], rngs: nnx.Rngs):
+    def __init__(
+        self,
+        drop_path: float,
+        head_dropout: float,
+        blocks: tuple[int, ...],
+        rngs: nnx.Rngs,
+        *,
+        from_zero: bool = False,
+    ):
         self._drop_path = drop_path
         self._head_dropout = head_dropout
         self._blocks = blocks
+        self._from_zero = from_zero
         used = drop_path or head_dropout
         self._rngs = nnx.Rngs(jax.random.fold_in(rngs.params.key[...], OWN_STREAM)) if used else None
 
     def drop_paths(self, index: int, num_blocks: int) -> list[Transform]:
-        """Stochastic depth for the residual of each block of a stage: [batch, height, width, channel].
+        """Stochastic depth for the residual of each block of a stage.
 
-        With the rate of its block it makes the residual of an example zero, and it divides that of the others
-        by 1 - rate, as `torchvision.ops.stochastic_depth` in the mode "row". The rate is proportional to the
-        number of the block, from 1: Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016,
-        arXiv:1603.09382, equation 4. A stage of a branch covers the rates of the backbone stage that it
-        stands beside, also where the two differ in their numbers of blocks; one that lies deeper than the
-        last stage has the rate of the last block.
+        Residuals are [batch, height, width, channel] or [batch, token, channel]. With the rate of its block
+        stochastic depth makes the residual of an example zero, and it divides that of the others by 1 - rate,
+        as `torchvision.ops.stochastic_depth` in the mode "row". Unless it rises from zero, the rate is
+        proportional to the number of the block, from 1: Huang et al., "Deep Networks with Stochastic Depth",
+        ECCV 2016, arXiv:1603.09382, equation 4. A stage of a branch covers the rates of the backbone stage
+        that it stands beside, also where the two differ in their numbers of blocks; one that lies deeper than
+        the last stage has the rate of the last block.
 
         Args:
           index: depth of the stage, as for `Backbone.stage`.
           num_blocks: number of its blocks.
         """
         before, own = sum(self._blocks[:index]), sum(self._blocks[index : index + 1])
-        depths = [(before + own * i / num_blocks) / sum(self._blocks) for i in range(1, num_blocks + 1)]
-        return [self._dropout(self._drop_path * depth, broadcast_dims=(1, 2, 3)) for depth in depths]
+        first = int(self._from_zero)
+        last = max(sum(self._blocks) - first, 1)
+        depths = [(before - first + own * i / num_blocks) / last for i in range(1, num_blocks + 1)]
+        # These are all axes but that of the batch, for features of three axes and of four.
+        return [self._dropout(self._drop_path * depth, broadcast_dims=(1, -2, -1)) for depth in depths]
 
     def before_fc(self) -> Transform:
         """Dropout of the features [batch, channel] that enter the linear layer of a head."""

@@ -1,4 +1,4 @@
-"""Residual networks for ImageNet, with the branches of DKS and DHM.
+"""Residual networks for ImageNet, with the branches of DKS and DHM; ResNeXts and wide ones of torchvision.
 
 Backbone: He et al., "Deep Residual Learning", CVPR 2016, arXiv:1512.03385, in torchvision's variant, where
 the 3x3 convolution of a bottleneck has the stride. Branches and initialisation: the code released with DHM
@@ -8,6 +8,11 @@ layer{i + 1}.
     backbone                       stem - layer1 - layer2 - layer3 - layer4 - head
     branch 1, after layer2                                  a blocks - b blocks - head
     branch 2, after layer3                                           c blocks of double width - head
+
+ResNeXts (Xie et al., "Aggregated Residual Transformations", CVPR 2017, arXiv:1611.05431) and wide networks
+(Zagoruyko, Komodakis, "Wide Residual Networks", BMVC 2016, arXiv:1605.07146) are as in torchvision: a
+ResNet-50 or -101 whose 3x3 convolutions have groups, or twice the channels. Nobody has published branches for
+them. Theirs are ours: the a, b and c of the ResNet of their depth, in blocks of their own kind.
 """
 
 import re
@@ -35,29 +40,42 @@ from dks_jax.models.regularisation import ARGUMENTS, Regularisation, Transform, 
 from dks_jax.nn.initialisation import kaiming_normal_fan_out
 from dks_jax.nn.layers import BatchNorm, Conv, Linear, Stage
 from dks_jax.nn.pooling import max_pool
+from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import BranchSpec
 
 
 class Recipe(NamedTuple):
-    """The blocks of a network of a certain depth.
+    """The blocks of a network.
 
     bottleneck: whether blocks are of the type `Bottleneck` instead of `BasicBlock`.
     backbone: number of blocks in each of the four stages.
     early, late: number of blocks in each stage of the first and of the second branch.
+    groups, group_width: see `Bottleneck`.
     """
 
     bottleneck: bool
     backbone: tuple[int, int, int, int]
     early: tuple[int, int]
     late: tuple[int]
+    groups: int = 1
+    group_width: int = 64
 
 
+# Where several have the same blocks, the plain one is the first.
 RECIPES = {
-    18: Recipe(False, (2, 2, 2, 2), (1, 2), (2,)),
-    34: Recipe(False, (3, 4, 6, 3), (3, 2), (3,)),
-    50: Recipe(True, (3, 4, 6, 3), (3, 2), (3,)),
-    101: Recipe(True, (3, 4, 23, 3), (12, 2), (3,)),
-    152: Recipe(True, (3, 8, 36, 3), (18, 2), (3,)),
+    "resnet18": Recipe(False, (2, 2, 2, 2), (1, 2), (2,)),
+    "resnet34": Recipe(False, (3, 4, 6, 3), (3, 2), (3,)),
+    "resnet50": Recipe(True, (3, 4, 6, 3), (3, 2), (3,)),
+    "resnet101": Recipe(True, (3, 4, 23, 3), (12, 2), (3,)),
+    "resnet152": Recipe(True, (3, 8, 36, 3), (18, 2), (3,)),
+}
+# DKS and DHM have released weights or branches of these alone.
+RELEASED = tuple(RECIPES)
+RECIPES |= {
+    "resnext50_32x4d": RECIPES["resnet50"]._replace(groups=32, group_width=4),
+    "resnext101_32x8d": RECIPES["resnet101"]._replace(groups=32, group_width=8),
+    "wide_resnet50_2": RECIPES["resnet50"]._replace(group_width=128),
+    "wide_resnet101_2": RECIPES["resnet101"]._replace(group_width=128),
 }
 WIDTHS = (64, 128, 256, 512)
 
@@ -130,25 +148,54 @@ class BasicBlock(Residual):
 
 
 class Bottleneck(Residual):
-    """1x1, 3x3 and 1x1 convolutions, each with BN."""
+    """1x1, 3x3 and 1x1 convolutions, each with BN.
+
+    Args:
+      groups: number of groups of the 3x3 convolution.
+      group_width: width of a group where that of the block is 64; it grows with the block's. The 3x3
+        convolution has the channels of all groups, and those of the output depend on the block's width alone.
+    """
 
     expansion = 4
 
     def __init__(
-        self, in_channels: int, width: int, stride: int, layers: Layers, drop_path: Transform = identity
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        layers: Layers,
+        drop_path: Transform = identity,
+        *,
+        groups: int = 1,
+        group_width: int = 64,
     ):
         super().__init__(in_channels, width, stride, layers, drop_path)
-        self.conv1 = layers.conv(in_channels, width, 1)
-        self.bn1 = layers.norm(width)
-        self.conv2 = layers.conv(width, width, 3, stride)
-        self.bn2 = layers.norm(width)
-        self.conv3 = layers.conv(width, width * self.expansion, 1)
+        inner = inner_width(width, groups, group_width)
+        self.conv1 = layers.conv(in_channels, inner, 1)
+        self.bn1 = layers.norm(inner)
+        self.conv2 = layers.conv(inner, inner, 3, stride, groups=groups)
+        self.bn2 = layers.norm(inner)
+        self.conv3 = layers.conv(inner, width * self.expansion, 1)
         self.bn3 = layers.norm(width * self.expansion)
 
     def residual(self, x: jax.Array) -> jax.Array:
         out = nnx.relu(self.bn1(self.conv1(x)))
         out = nnx.relu(self.bn2(self.conv2(out)))
         return self.bn3(self.conv3(out))
+
+
+def inner_width(width: int, groups: int, group_width: int) -> int:
+    """The channels of the 3x3 convolution of a `Bottleneck`, as torchvision computes them.
+
+    Raises:
+      InputError: there are none.
+    """
+    if width * group_width < 64:
+        raise InputError(
+            f"`widths` of a branch of a network whose groups have {group_width} channels at width 64 must be "
+            f"at least {-(-64 // group_width)}, so that a group has a channel; got {width}."
+        )
+    return width * group_width // 64 * groups
 
 
 class Head(nnx.Module):
@@ -172,7 +219,7 @@ def backbone(
     norm_groups: int,
     rngs: nnx.Rngs,
 ) -> Backbone:
-    """The ResNet of a recipe, for images of at least 32 x 32 pixels; it was published for 224 x 224.
+    """The network of a recipe, for images of at least 32 x 32 pixels; it was published for 224 x 224.
 
     Args:
       drop_path, head_dropout: see `models.regularisation`.
@@ -184,7 +231,8 @@ def backbone(
         partial(BatchNorm, norm_groups=norm_groups, unit_scale=True, rngs=rngs),
     )
     kind = Bottleneck if recipe.bottleneck else BasicBlock
-    block = partial(kind, layers=layers)
+    grouping = {"groups": recipe.groups, "group_width": recipe.group_width} if recipe.bottleneck else {}
+    block = partial(kind, layers=layers, **grouping)
     regularisation = Regularisation(drop_path, head_dropout, recipe.backbone, rngs)
 
     def stage(index: int, in_channels: int, num_blocks: int, width: int) -> Part:
@@ -206,27 +254,41 @@ def backbone(
 
 
 def branches(recipe: Recipe, **_) -> tuple[BranchSpec, ...]:
-    """The branches of the code released with DHM, which are also those of DKS."""
+    """The branches of the code released with DHM, which are also those of DKS, and ours of the same form."""
     return BranchSpec(1, recipe.early, WIDTHS[2:]), BranchSpec(2, recipe.late, (2 * WIDTHS[3],))
 
 
-def recognise(shapes: Mapping[str, Shape]) -> Network | None:
-    """Recognises the network of a checkpoint by names and shapes; see `TorchFormat`."""
+def recognise(shapes: Mapping[str, Shape], *, released: bool) -> Network | None:
+    """Recognises the network of a checkpoint by names and shapes; see `TorchFormat`.
+
+    Args:
+      released: whether it has to be in RELEASED; else it must not be.
+    """
     blocks = {match[0] for name in shapes if (match := re.match(r"layer[1-4]\.\d+(?=\.)", name))}
     counts = Counter(block.partition(".")[0] for block in blocks)
     found = "layer1.0.conv3.weight" in shapes, tuple(counts[f"layer{i}"] for i in range(1, 5))
-    for depth, recipe in RECIPES.items():
-        if (recipe.bottleneck, recipe.backbone) == found:
-            published = branches(recipe) if any("_head" in name for name in shapes) else ()
-            model = {"name": f"resnet{depth}"}
-            return Network(model, published, count_classes(shapes), count_channels(shapes, "conv1"))
-    return None
+    siblings = [name for name, own in RECIPES.items() if (own.bottleneck, own.backbone) == found]
+    if not siblings:
+        return None
+    kernel = shapes.get("layer1.0.conv2.weight")
+    # Where it is of none of them, the plain one is named, and the checkpoint does not fit it.
+    name = next((name for name in siblings if _first_kernel(RECIPES[name]) == kernel), siblings[0])
+    if (name in RELEASED) != released:
+        return None
+    published = branches(RECIPES[name]) if any("_head" in part for part in shapes) else ()
+    return Network({"name": name}, published, count_classes(shapes), count_channels(shapes, "conv1"))
 
 
-# Names as in torchvision; branches as in the code released with DHM, where `*_head2` is the early one.
+def _first_kernel(recipe: Recipe) -> Shape:
+    """PyTorch's shape of the second convolution in the first block, by which siblings differ."""
+    inner = inner_width(WIDTHS[0], recipe.groups, recipe.group_width)
+    return inner, inner // recipe.groups, 3, 3
+
+
+# Names as in torchvision; of branches as in the code released with DHM, where `*_head2` is the early one.
 TORCH = TorchFormat(
     "torchvision",
-    recognise,
+    partial(recognise, released=True),
     rules=(
         (r"branches\.0\.stages\.0\.blocks", "layer3_head2"),
         (r"branches\.0\.stages\.1\.blocks", "layer4_head2"),
@@ -252,13 +314,18 @@ TORCH = TorchFormat(
     ),
     imagenet=True,
 )
+# For the others the usual preprocessing is torchvision's.
+NOT_RELEASED = TORCH._replace(
+    recognise=partial(recognise, released=False),
+    preprocessing=TORCH.preprocessing.replace(name="standard"),
+)
 
 NETWORKS = {
-    f"resnet{depth}": Family(
+    name: Family(
         partial(backbone, recipe),
         partial(branches, recipe),
         arguments=ARGUMENTS,
-        torch=(TORCH,),
+        torch=(TORCH if name in RELEASED else NOT_RELEASED,),
     )
-    for depth, recipe in RECIPES.items()
+    for name, recipe in RECIPES.items()
 }

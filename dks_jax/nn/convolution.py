@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dks_jax.nn.depthwise import depthwise, kernel_gradient
+from dks_jax.nn.depthwise import depthwise, depthwise_reverse
 from dks_jax.nn.derivatives import is_forward_mode
 from dks_jax.nn.winograd import winograd
 from dks_jax.runtime.forms import by_platform
@@ -25,9 +25,9 @@ def convolve(
 ) -> jax.Array:
     """The convolution with zero padding of size // 2 on every side, as `torch.nn.Conv2d` computes it.
 
-    The form for CPUs serves float32 and float64, without groups or with one for each channel, in processes
-    with one device. It defines its own reverse-mode derivatives and has no forward mode, unless the argument
-    `forward_mode` or the context manager of this name asks for it.
+    The form for CPUs serves float32 and float64, and any type with groups that are not depthwise, in
+    processes with one device. It defines its own reverse-mode derivatives and has no forward mode, unless the
+    argument `forward_mode` or the context manager of this name asks for it.
 
     Args:
       x: images [batch, height, width, in].
@@ -42,16 +42,15 @@ def convolve(
       [batch, height / stride, width / stride, out], the sizes rounded up.
     """
     plain = partial(direct, stride=stride, groups=groups)
-    both_modes = forward_mode or is_forward_mode()
-    if groups == 1:
-        on_cpu = _differentiable if both_modes else _convolve_on_cpu
-    elif groups == x.shape[3] == kernel.shape[3]:
-        on_cpu = depthwise if both_modes else _depthwise_on_cpu
+    both_modes, wide = forward_mode or is_forward_mode(), x.dtype in (jnp.float32, jnp.float64)
+    if groups > 1 and groups == x.shape[3] == kernel.shape[3]:
+        form, sizes, suits = depthwise if both_modes else depthwise_reverse, (stride,), wide
     else:
+        form, sizes = _differentiable if both_modes else _convolve_on_cpu, (stride, groups)
+        suits = wide or groups > 1
+    if not suits or jax.device_count() > 1:
         return plain(x, kernel)
-    if x.dtype not in (jnp.float32, jnp.float64) or jax.device_count() > 1:
-        return plain(x, kernel)
-    return by_platform(x, kernel, cpu=lambda x, k: on_cpu(x, k, stride), accelerator=plain)
+    return by_platform(x, kernel, cpu=lambda x, k: form(x, k, *sizes), accelerator=plain)
 
 
 def direct(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.Array:
@@ -73,53 +72,42 @@ def _convolution(x, kernel, padding, *, stride: int = 1, dilation: int = 1, grou
     )
 
 
-def _fastest(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _fastest(x: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.Array:
     size, _, *channels = kernel.shape
-    if size == 3 and stride == 1 and min(channels) >= WINOGRAD_CHANNELS:
+    if size == 3 and stride == 1 and groups == 1 and min(channels) >= WINOGRAD_CHANNELS:
         return winograd(x, kernel)
-    return direct(x, kernel, stride)
+    return direct(x, kernel, stride, groups)
 
 
-_convolve_on_cpu = jax.custom_vjp(_fastest, nondiff_argnums=(2,))
+_convolve_on_cpu = jax.custom_vjp(_fastest, nondiff_argnums=(2, 3))
 
 
-def _forward(x: jax.Array, kernel: jax.Array, stride: int):
-    return _fastest(x, kernel, stride), (x, kernel)
+def _forward(x: jax.Array, kernel: jax.Array, stride: int, groups: int):
+    return _fastest(x, kernel, stride, groups), (x, kernel)
 
 
-def _backward(stride: int, residuals: tuple[jax.Array, jax.Array], g: jax.Array):
+def _backward(stride: int, groups: int, residuals: tuple[jax.Array, jax.Array], g: jax.Array):
     x, kernel = residuals
-    return _image_gradient(x, kernel, stride, g), _kernel_gradient(x, kernel, stride, g)
+    return _image_gradient(x, kernel, stride, groups, g), _kernel_gradient(x, kernel, stride, groups, g)
 
 
 _convolve_on_cpu.defvjp(_forward, _backward)
 
-_depthwise_on_cpu = jax.custom_vjp(depthwise, nondiff_argnums=(2,))
-
-
-def _depthwise_forward(x: jax.Array, kernel: jax.Array, stride: int):
-    return depthwise(x, kernel, stride), (x, kernel)
-
-
-def _depthwise_backward(stride: int, residuals: tuple[jax.Array, jax.Array], g: jax.Array):
-    x, kernel = residuals
-    _, pull = jax.vjp(lambda x: depthwise(x, kernel, stride), x)
-    return *pull(g), kernel_gradient(x, kernel.shape[0], stride, g)
-
-
-_depthwise_on_cpu.defvjp(_depthwise_forward, _depthwise_backward)
-
-_differentiable = jax.custom_jvp(_fastest, nondiff_argnums=(2,))
+_differentiable = jax.custom_jvp(_fastest, nondiff_argnums=(2, 3))
 
 
 @_differentiable.defjvp
-def _tangent(stride: int, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]):
-    plain = partial(direct, stride=stride)
-    return _differentiable(*primals, stride), jax.jvp(plain, primals, tangents)[1]
+def _tangent(
+    stride: int, groups: int, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+):
+    plain = partial(direct, stride=stride, groups=groups)
+    return _differentiable(*primals, stride, groups), jax.jvp(plain, primals, tangents)[1]
 
 
-def _image_gradient(x: jax.Array, kernel: jax.Array, stride: int, g: jax.Array) -> jax.Array:
+def _image_gradient(x: jax.Array, kernel: jax.Array, stride: int, groups: int, g: jax.Array) -> jax.Array:
     """The gradient of the images x, given the gradient g of the output."""
+    if groups > 1:
+        return jax.vjp(lambda x: direct(x, kernel, stride, groups), x)[1](g)[0]
     if stride == 1:
         return _fastest(g, kernel[::-1, ::-1].swapaxes(2, 3), 1)
     if stride == 2 and kernel.shape[0] == 3:
@@ -148,22 +136,23 @@ def _image_gradient_by_parity(x: jax.Array, kernel: jax.Array, g: jax.Array) -> 
     return y.reshape(batch, 2 * rows, 2 * columns, channels)[:, :height, :width]
 
 
-def _kernel_gradient(x: jax.Array, kernel: jax.Array, stride: int, g: jax.Array) -> jax.Array:
+def _kernel_gradient(x: jax.Array, kernel: jax.Array, stride: int, groups: int, g: jax.Array) -> jax.Array:
     """The gradient of the kernel, given the gradient g of the output.
 
     It is a convolution of x, whose images act as channels, with g, whose images act as a kernel's input
-    channels.
+    channels. With groups, the images are channels once for each group.
     """
-    size = kernel.shape[0]
-    if size == 1:
+    size, _, in_channels, _ = kernel.shape
+    if size == 1 and groups == 1:
         return jnp.einsum("nhwc,nhwo->co", x[:, ::stride, ::stride], g)[None, None]
 
     def transpose(x, g):
-        return x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)
+        grouped = x.reshape(*x.shape[:3], groups, in_channels).transpose(4, 1, 2, 3, 0)
+        return grouped.reshape(*grouped.shape[:3], -1), g.transpose(1, 2, 0, 3)
 
     # XLA would fuse the computation of x into its transposition and repeat it there, value by value in an
     # order that misses the cache. It fuses nothing into a conditional, hence one with two equal branches.
     images, kernels = lax.cond(g[0, 0, 0, 0] > 0, transpose, transpose, x, g)
     pad = size // 2
     padding = [(pad, (g.shape[i] - 1) * stride + size - pad - x.shape[i]) for i in (1, 2)]
-    return _convolution(images, kernels, padding, dilation=stride).transpose(1, 2, 0, 3)
+    return _convolution(images, kernels, padding, dilation=stride, groups=groups).transpose(1, 2, 0, 3)

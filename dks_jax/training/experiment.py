@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from dks_jax import data, models
 from dks_jax.config import AUTO, Config, resolve
@@ -82,7 +83,9 @@ def prepare(config: Config, *, resumed: bool, skip_unreadable: bool = False) -> 
     init_weights = None
     if config.init_weights and not resumed:
         init_weights = find_start(Path(config.init_weights), optimizer=config.init_optimizer)
-    weights = load_weights(init_weights, live=config.init_optimizer) if init_weights else None
+    weights = None
+    if init_weights:
+        weights = load_weights(init_weights, live=config.init_optimizer, model=config.model.name)
     for path in config.synergy.teachers:
         find_weights(Path(path))
     config = resolve_branch_warmup(config, weights.metadata.branches if weights else None)
@@ -240,6 +243,8 @@ def _describe(
     kept = "streamed" if config.data.streamed else "in memory"
     own = [str(tuple(branch)) for branch in branches]
     hold, rise = config.synergy.branch_warmup
+    normalises_batches = jax.tree.leaves(nnx.state(network, nnx.BatchStat))
+    exchanges = normalises_batches and jax.device_count() >= MANY_DEVICES and config.norm_groups == 1
     separate = (
         f"  batch normalisation exchanges messages between them in every layer; with "
         f"--config.norm_groups={jax.device_count()} each device normalises its own images"
@@ -264,7 +269,7 @@ def _describe(
         f"{config.precision}",
         f"  on {jax.device_count()} {jax.devices()[0].device_kind} device(s) of {jax.process_count()} "
         "process(es)",
-        *([separate] if jax.device_count() >= MANY_DEVICES and config.norm_groups == 1 else []),
+        *([separate] if exchanges else []),
     ]
 
 

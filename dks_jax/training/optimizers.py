@@ -17,6 +17,9 @@ from dks_jax.runtime.errors import InputError
 from dks_jax.training import schedules
 from dks_jax.training.schedules import Schedule, drop_steps
 
+# What is added to features or stands beside them, whatever its axes.
+TOKENS = (".class_token", ".positions")
+
 
 def sgd(
     schedule: Schedule,
@@ -41,7 +44,8 @@ def sgd(
       nesterov: whether to step by Nesterov's modification of the momentum.
       weight_decay: coefficient of the weight decay, which is added to the gradient and not to the update.
       clip_norm: largest global norm of the gradient; 0 for no clipping.
-      decay_norm_and_bias: whether every trainable array decays, as in the released DKS code, or only kernels.
+      decay_norm_and_bias: whether every trainable array decays, as in the released DKS code, or only kernels,
+        of whose kind the class token and the positions of a vision transformer are not.
       reset_steps: steps before which the momentum is reset; see `drop_steps` for the released recipe.
     """
     return optax.chain(
@@ -165,8 +169,8 @@ def _decayed(norm_and_bias: bool):
 
 
 def _kernels_only(params: Mapping[str, jax.Array]) -> dict[str, bool]:
-    """A mask that is True for kernels, False for biases and for the scales and offsets of normalisation."""
-    return {name: value.ndim > 1 for name, value in params.items()}
+    """A mask that is True for kernels, False for biases, normalisation, class tokens and positions."""
+    return {name: value.ndim > 1 and not name.endswith(TOKENS) for name, value in params.items()}
 
 
 def state_before(

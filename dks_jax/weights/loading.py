@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dks_jax.data.classes import match_heads
-from dks_jax.models import build
+from dks_jax.models import build, describe
 from dks_jax.nn import Arrays, get_arrays, get_params, set_arrays
 from dks_jax.runtime.errors import InputError
 from dks_jax.supervision import DeeplySupervised
@@ -57,7 +57,7 @@ def find_start(path: Path, *, optimizer: bool) -> Path:
     return checkpoint or find_weights(path)
 
 
-def load_weights(path: Path, *, live: bool = False) -> Weights:
+def load_weights(path: Path, *, live: bool = False, model: str | None = None) -> Weights:
     """Loads the weights from a folder, the workdir of a finished run or a PyTorch checkpoint.
 
     A path that `find_start` has found may also be a checkpoint of a run.
@@ -66,6 +66,7 @@ def load_weights(path: Path, *, live: bool = False) -> Weights:
       path: see `find_weights`.
       live: whether to take the weights that such a checkpoint goes on with, to which its momentum belongs,
         also where it has their moving average.
+      model: name of the network to take where the arrays of a PyTorch checkpoint are those of several.
 
     Raises:
       InputError: there are no weights, or they are damaged or of an unknown network.
@@ -74,7 +75,7 @@ def load_weights(path: Path, *, live: bool = False) -> Weights:
     if run_checkpoint.is_checkpoint(path):
         return run_checkpoint.load(path, live=live)
     path = find_weights(path)
-    return read_checkpoint(path) if path.is_file() else load_folder(path)
+    return read_checkpoint(path, preferred=model) if path.is_file() else load_folder(path)
 
 
 def load_network(path: str | Path, *, branches: bool = True) -> tuple[DeeplySupervised, Metadata]:
@@ -165,7 +166,7 @@ def adopt_weights(
         raise InputError(
             f"`init_weights` must name weights of the same network except for its heads; those in {origin} "
             f"differ in {', '.join(_difference(name, given, own) for name in wrong[:3])}{more}: set `model` "
-            "as in their training."
+            f"as in their training, {describe(weights.metadata.model)}."
         )
     set_arrays(network, own | taken)
     lines.insert(0, f"starting from the weights in {origin}: {len(taken)} of {len(own)} arrays taken over")

@@ -23,6 +23,7 @@ class StateDict(NamedTuple):
 
     network: the network, recognised by names and shapes; `num_classes` is 0 where there is no head.
     table: the format in which the tensors are.
+    others: the names of other networks that it may be of as well.
     tensors: tensors by the names that the network itself gives them.
     averaged: whether they are averages over training, e.g. exponential ones (EMA).
     remarks: sentences that say where they were found.
@@ -30,6 +31,7 @@ class StateDict(NamedTuple):
 
     network: Network
     table: TorchFormat
+    others: tuple[str, ...]
     tensors: dict[str, Tensor]
     averaged: bool
     remarks: tuple[str, ...]

@@ -22,10 +22,12 @@ class Recognised(NamedTuple):
     Attributes:
       network: the network; it has 0 classes where there is no head.
       table: the format in which the checkpoint has it.
+      others: the names of other networks with the same arrays, of which this one was not asked for.
     """
 
     network: Network
     table: TorchFormat
+    others: tuple[str, ...] = ()
 
 
 def _torch_name(table: TorchFormat, name: str) -> str:
@@ -40,7 +42,10 @@ def _torch_name(table: TorchFormat, name: str) -> str:
     is_conv = re.search(r"(^|\.)conv\w*$", module)
     if table.bare and is_conv:
         return module
-    return ".".join(filter(None, (module, (ARRAYS | dict(table.kinds))[kind])))
+    name = ".".join(filter(None, (module, (ARRAYS | dict(table.kinds))[kind])))
+    for pattern, replacement in table.joined:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def names(table: TorchFormat, ours: Iterable[str]) -> dict[str, str]:
@@ -114,8 +119,12 @@ def recognise(shapes: Mapping[str, Shape], model: str | None = None) -> Recognis
         for table in family.torch
         if (network := _recognise(table, shapes))
     ]
-    named = [one for one in found if one.network.model["name"] == model]
-    return next(iter([*named, *found]), None)
+    if not found:
+        return None
+    own = next((one for one in found if one.network.model["name"] == model), found[0])
+    chosen = own.network.model["name"]
+    names = {} if chosen == model else dict.fromkeys(one.network.model["name"] for one in found)
+    return own._replace(others=tuple(name for name in names if name != chosen))
 
 
 def _recognise(table: TorchFormat, shapes: Mapping[str, Shape]) -> Network | None:

@@ -15,7 +15,7 @@ import numpy as np
 from dks_jax import models
 from dks_jax.config import COUNT_LIMIT, PUBLISHED
 from dks_jax.data.imagenet_classes import wordnet_ids
-from dks_jax.models import Network, TorchFormat
+from dks_jax.models import Network, Preprocessing, TorchFormat
 from dks_jax.runtime.errors import InputError, listing, printable
 from dks_jax.weights import descriptions, state_dicts, torch_files, torch_names
 from dks_jax.weights.folder import Named, Weights
@@ -27,7 +27,9 @@ ARRAY_TYPES = ("float32", "float16", "bfloat16", "float64")
 COUNTER_TYPES = ("int64", "int32")
 
 
-def read_checkpoint(file: Path, model: str | None = None, entry: str | None = None) -> Weights:
+def read_checkpoint(
+    file: Path, model: str | None = None, entry: str | None = None, *, preferred: str | None = None
+) -> Weights:
     """Reads the weights of a PyTorch checkpoint, with its branches and its optimizer.
 
     Weights of a backbone without a head have no class names.
@@ -36,24 +38,27 @@ def read_checkpoint(file: Path, model: str | None = None, entry: str | None = No
       file: a file of torch.save, or one that ends in .safetensors.
       model: name of the network, e.g. "resnet50" or "wide_resnet"; None to recognise it.
       entry: name of the entry that holds the state dict; None to find it.
+      preferred: name of the network to take where names and shapes are those of several, if it is among them.
 
     Raises:
       InputError: the file cannot be read, or does not fit the network; the message lists the arrays that are
         missing, unexpected, misshapen or not finite.
     """
     content = torch_files.read(file)
-    found = state_dicts.find(content, file, entry, model)
+    found = state_dicts.find(content, file, entry, model or preferred)
     network, table, tensors = found.network, found.table, found.tensors
     if model not in (None, network.model["name"]):
         raise InputError(
             f"{file} must hold a checkpoint of {model}; by its names and shapes "
             f"({listing(map(printable, tensors))}) it is of {network.model['name']}."
         )
-    _require_named_branches(network)
+    _require_named_branches(network, table)
     arrays, counters = _fit(file, network, table, tensors)
     statistics = {name: array for name, array in arrays.items() if name.endswith((".mean", ".var"))}
     params = {name: array for name, array in arrays.items() if name not in statistics}
     metadata, remarks = _metadata(network, table, counters, content)
+    if found.others:
+        remarks.append(_choice(network.model["name"], found.others, metadata.preprocessing))
     weights = Weights(params, statistics, metadata, remarks=(*found.remarks, *remarks))
     # The optimizer is that of the weights themselves, not of their averages.
     trained = table.training and not found.averaged
@@ -69,20 +74,23 @@ def _torch_table(network: Network, library: str | None) -> TorchFormat:
     tables = models.get_family(network.model["name"]).torch
     if not tables:
         raise InputError(f"There is no PyTorch checkpoint format for the network {network.model['name']}.")
-    _require_named_branches(network)
-    if library is None:
-        return tables[0]
-    for table in tables:
-        if table.library == library:
-            return table
-    raise InputError(
-        f"PyTorch checkpoints of {network.model['name']} have the names of "
-        f"{' or '.join(table.library for table in tables)}; got {library!r}."
-    )
+    table = next((table for table in tables if library in (None, table.library)), None)
+    if table is None:
+        raise InputError(
+            f"PyTorch checkpoints of {network.model['name']} have the names of "
+            f"{' or '.join(table.library for table in tables)}; got {library!r}."
+        )
+    _require_named_branches(network, table)
+    return table
 
 
-def _require_named_branches(network: Network) -> None:
+def _require_named_branches(network: Network, table: TorchFormat) -> None:
     """Raises InputError for branches that have no names in PyTorch checkpoints."""
+    if network.branches and not table.branches:
+        raise InputError(
+            f"PyTorch checkpoints of {models.describe(network.model)} have no names for branches; the "
+            f"weights have {len(network.branches)}: leave the branches out."
+        )
     if network.branches and network.branches != models.resolve_branches(network.model, PUBLISHED):
         own = ", ".join(str(tuple(branch)) for branch in network.branches)
         raise InputError(
@@ -219,6 +227,8 @@ def _metadata(
 ) -> tuple[Metadata, list[str]]:
     """The metadata of a checkpoint, and sentences that say what of it is given by the file."""
     preprocessing = table.preprocessing.replace(channels=network.channels)
+    if size := network.model.get("image_size"):
+        preprocessing = preprocessing.replace(height=size, width=size)
     given, remarks = descriptions.statistics(content, network.channels)
     if given:
         preprocessing = preprocessing.replace(mean=given[0], std=given[1])
@@ -240,6 +250,16 @@ def _metadata(
         num_batches_tracked=counters or None,
     )
     return metadata, remarks
+
+
+def _choice(taken: str, others: tuple[str, ...], preprocessing: Preprocessing) -> str:
+    """The sentence that says of which of several networks with the same arrays weights are taken to be."""
+    mean, std = (" ".join(f"{value:.4g}" for value in own) for own in (preprocessing.mean, preprocessing.std))
+    return (
+        f"the weights are taken for those of a {taken}, whose images have the mean {mean} and the deviation "
+        f"{std}; for {' or '.join(others)}, with the same arrays, give its name as `--model` of "
+        "tools/convert_pytorch.py import, or as `model.name` of a training"
+    )
 
 
 def _with_progress(

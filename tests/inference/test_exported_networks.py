@@ -10,19 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dks_jax import export
+from dks_jax import export, models
 from dks_jax.data import decoding
 from dks_jax.data.augmentation import normalise
 from dks_jax.inference.exporting import Exported, onnx_files, stablehlo
 from dks_jax.models import Preprocessing, resolve_branches
 from dks_jax.nn import get_arrays, set_arrays
 from dks_jax.weights import Metadata, Weights, load_weights, save_weights
-from support.networks import resnet, wide_resnet
+from support.networks import wide_resnet
 
 pytestmark = pytest.mark.slow
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-NETWORKS = ["resnet18", "resnet50", "resnet152", "wrn16-1", "wrn28-10"]
+NETWORKS = ["resnet18", "resnet50", "resnet152", "resnext50_32x4d", "wrn16-1", "wrn28-10", "vit_s_16"]
 # Runs a program on the batches that `batches` names, in a process that has JAX and NumPy alone.
 ALONE = """
 import sys
@@ -62,9 +62,9 @@ def lively(array, name, random):
 
 def build(name):
     """A network with its published branches and random weights, and their metadata."""
-    if name.startswith("resnet"):
+    if name in models.NETWORKS:
         model, count, view = {"name": name}, 1000, ("standard", 224, 224, 3)
-        network = resnet(int(name.removeprefix("resnet")), count)
+        network = models.build(model, num_classes=count, channels=3, seed=0)
     else:
         depth, width = map(int, name.removeprefix("wrn").split("-"))
         model = {"name": "wide_resnet", "depth": depth, "width": width, "dropout": 0.0}

@@ -56,18 +56,31 @@ def test_a_stage_of_a_branch_covers_the_rates_of_its_neighbour_and_a_deeper_one_
         np.testing.assert_allclose([drop.rate for drop in drops], expected, rtol=1e-12)
 
 
+def test_the_rate_may_rise_from_zero():
+    """As in ConvNeXt: `torch.linspace(0, rate, blocks)`."""
+    made = Regularisation(0.5, 0.0, (1, 2, 3), nnx.Rngs(0), from_zero=True)
+    drops = [drop for index, blocks in enumerate((1, 2, 3)) for drop in made.drop_paths(index, blocks)]
+    assert drops[0] is identity
+    np.testing.assert_allclose([drop.rate for drop in drops[1:]], [0.1, 0.2, 0.3, 0.4, 0.5], rtol=1e-12)
+    # Those of a branch of one and then two blocks beside the second and the third stage, and of a deeper one.
+    branch = [drop.rate for drop in (*made.drop_paths(1, 1), *made.drop_paths(2, 2), *made.drop_paths(3, 1))]
+    np.testing.assert_allclose(branch, [0.2, 0.35, 0.5, 0.5], rtol=1e-12)
+    assert Regularisation(0.5, 0.0, (1,), nnx.Rngs(0), from_zero=True).drop_paths(0, 1) == [identity]
+
+
 def assert_share(dropped, rate):
     """So large a share is dropped, up to five standard errors."""
     assert abs(np.mean(dropped) - rate) < 5 * math.sqrt(rate * (1 - rate) / dropped.size)
 
 
-def test_whole_examples_are_dropped_at_the_rate_of_the_block_and_the_others_rescaled():
+@pytest.mark.parametrize("size", [(2, 2), (4,)], ids=["pixels", "tokens"])
+def test_whole_examples_are_dropped_at_the_rate_of_the_block_and_the_others_rescaled(size):
     drops = Regularisation(0.4, 0.0, (2,), nnx.Rngs(0)).drop_paths(0, 2)
-    x = jnp.asarray(np.random.default_rng(0).uniform(1, 2, (4000, 2, 2, 3)))
+    x = jnp.asarray(np.random.default_rng(0).uniform(1, 2, (4000, *size, 3)))
     dropped = []
     for drop, rate in zip(drops, (0.2, 0.4), strict=True):
         y = np.asarray(drop(x))
-        dropped.append(np.all(y == 0, axis=(1, 2, 3)))
+        dropped.append(np.all(y.reshape(4000, -1) == 0, axis=1))
         assert_share(dropped[-1], rate)
         np.testing.assert_allclose(y[~dropped[-1]], x[~dropped[-1]] / (1 - rate), rtol=1e-6)
     # Blocks draw on their own.

@@ -101,6 +101,20 @@ def test_a_jacobian_of_a_convolution_is_that_of_the_plain_one(x64, size, stride,
     np.testing.assert_allclose(ours, plain, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_jacobian_of_a_depthwise_convolution_is_that_of_the_plain_one(x64, stride):
+    x, kernel = draw(1, 4, 3, 4), draw(3, 3, 1, 4)
+
+    def jacobian(function):
+        at = jax.jacfwd(lambda s: function(s * x, s**2 * kernel, stride=stride, groups=4))
+        return jax.jit(at)(jnp.float64(1.5))
+
+    ours, plain = jacobian(partial(convolve, forward_mode=True)), jacobian(direct)
+    np.testing.assert_allclose(ours, plain, rtol=1e-10, atol=1e-10)
+    with forward_mode():
+        np.testing.assert_array_equal(jacobian(convolve), ours)
+
+
 def test_the_layers_learn_from_train_and_eval_whether_they_have_it():
     layer, x = Conv(3, 4, 3, rngs=nnx.Rngs(0)), jnp.ones((1, 4, 4, 3))
     layer.eval()
@@ -139,3 +153,11 @@ def test_a_program_of_every_platform_can_hold_them(platform):
     program = export.export(jax.jit(lambda x, t: jax.jvp(layer, (x,), (t,))), platforms=[platform])
     text = program(images, images).mlir_module()
     assert ("winograd" in text) == (platform == "cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_convolution_with_groups_has_them_where_it_is_asked(x64, stride):
+    random = np.random.default_rng(3)
+    arguments = random.standard_normal((2, 7, 6, 8)), random.standard_normal((3, 3, 2, 12))
+    assert_derivatives_agree(lambda given: convolve(*given, stride, 4, forward_mode=True), arguments)

@@ -40,6 +40,7 @@ def any_weights(network: DeeplySupervised, seed: int) -> tuple[Named, Named]:
     rng = np.random.default_rng(seed)
     draws = {
         "scale": lambda shape: rng.uniform(0.5, 1.5, shape),
+        "gamma": lambda shape: rng.uniform(0.5, 1.5, shape),
         "bias": lambda shape: rng.normal(0.0, 0.3, shape),
         "mean": lambda shape: rng.normal(0.0, 0.5, shape),
         "var": lambda shape: rng.uniform(0.5, 2.0, shape),

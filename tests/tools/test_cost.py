@@ -11,6 +11,7 @@ from flax import nnx
 from dks_jax import Branch, DeeplySupervised, models
 from dks_jax.nn import get_arrays
 from dks_jax.training.experiment import build_network
+from support.real_torchvision import torchvision
 from support.runs import CONFIGS, user_error
 
 slow = pytest.mark.slow
@@ -88,6 +89,31 @@ PUBLISHED = [
         marks=slow,
         id="ResNet-152",
     ),
+    # Of torchvision's own blocks, the branches too, which it does not have; it states those of the backbones.
+    pytest.param(
+        *("imagenet_resnet50", {"model.name": "resnext50_32x4d"}),
+        *((25_028_904, 15_739_880, 55_927_784), (4230.48, 1512.95, 2849.28)),
+        marks=slow,
+        id="ResNeXt-50 32x4d",
+    ),
+    pytest.param(
+        *("imagenet_resnet50", {"model.name": "resnext101_32x8d"}),
+        *((88_791_336, 49_994_728, 110_609_384), (16414.02, 7182.43, 5835.75)),
+        marks=slow,
+        id="ResNeXt-101 32x8d",
+    ),
+    pytest.param(
+        *("imagenet_resnet50", {"model.name": "wide_resnet50_2"}),
+        *((68_883_240, 40_881_128, 165_635_048), (11398.02, 3752.80, 8224.93)),
+        marks=slow,
+        id="Wide ResNet-50-2",
+    ),
+    pytest.param(
+        *("imagenet_resnet50", {"model.name": "wide_resnet101_2"}),
+        *((126_886_696, 71_588_840, 165_635_048), (22753.05, 9764.29, 8224.93)),
+        marks=slow,
+        id="Wide ResNet-101-2",
+    ),
 ]
 # Branches of a WRN-28-10; parameters and MACs of training over the backbone's; leaving at each, in per cent.
 SLIM = [
@@ -120,6 +146,20 @@ def test_parameters_and_macs_are_those_of_the_released_codes(name, overrides, pa
     assert training.macs == sum(part.macs for part in parts)
 
 
+@slow
+@pytest.mark.parametrize(
+    ("name", "parameters", "macs"),
+    [("convnext_tiny", 1.77, 1.35), ("convnext_small", 1.44, 1.18), ("convnext_base", 1.43, 1.18)],
+)
+def test_a_convnext_costs_what_torchvision_states_and_its_branches_what_we_do(name, parameters, macs):
+    stated = torchvision.models.get_model_weights(name).DEFAULT.meta
+    backbone, *_, training = cost_of("finetune_folder", {"model.name": name}, num_classes=1000).parts
+    assert backbone.parameters == stated["num_params"]
+    assert round(backbone.macs / 1e9, 3) == stated["_ops"]
+    assert round(training.parameters / backbone.parameters, 2) == parameters
+    assert round(training.macs / backbone.macs, 2) == macs
+
+
 @pytest.mark.parametrize(
     ("name", "backbone", "everything"),
     [
@@ -134,6 +174,19 @@ def test_parameters_and_macs_are_those_of_the_released_codes(name, overrides, pa
 def test_parameters_for_another_number_of_classes(name, backbone, everything):
     parts = cost_of(f"cifar100_{name}", num_classes=10).parts
     assert (parts[0].parameters, parts[-1].parameters) == (backbone, everything)
+
+
+@slow
+@pytest.mark.parametrize(
+    ("name", "parameters", "billions"), [("vit_b_16", 86_567_656, 17.564), ("vit_b_32", 88_224_232, 4.409)]
+)
+def test_vision_transformers_cost_what_torchvision_says(name, parameters, billions):
+    backbone, *branches, training = cost_of("finetune_folder", {"model.name": name}, num_classes=1000).parts
+    assert (backbone.parameters, round(backbone.macs / 1e9, 3)) == (parameters, billions)
+    # Two blocks of 12 width^2 weights and 13 width biases and scales, and a head with its norm.
+    own = 2 * (12 * 768**2 + 13 * 768) + 2 * 768 + 769 * 1000
+    assert [branch.parameters for branch in branches] == [own, own]
+    assert training.parameters == parameters + 2 * own
 
 
 @pytest.mark.parametrize(("branches", "parameters", "macs", "leaving"), SLIM)

@@ -225,10 +225,11 @@ def test_measures_of_the_last_epoch_stand_beside_the_error_where_all_runs_logged
 
 def test_compute_is_in_units_of_the_shortest_baseline_s(make_run, unbroken, tmp_path, capsys):
     described = json.loads((unbroken / "weights" / "metadata.json").read_text())
-    per_image = {}
-    for method, epochs in (("baseline", 2), ("baseline", 6), ("dks", 2), ("ds", 6)):
-        folder = make_run(f"{method}{epochs}", method, test=[20] * epochs)
-        branches = [] if method == "baseline" else described["branches"]
+    per_image, slim = {}, [[1, [], []]]
+    for method, epochs in (("baseline", 2), ("baseline", 6), ("dks", 2), ("ds", 6), ("top_down", 2)):
+        own = {"model__branches": slim} if method == "top_down" else {}
+        folder = make_run(f"{method}{epochs}", method, test=[20] * epochs, **own)
+        branches = {"baseline": [], "top_down": slim}.get(method, described["branches"])
         (folder / "weights" / "metadata.json").write_text(json.dumps(described | {"branches": branches}))
         network = build(
             described["model"], num_classes=10, channels=1, branches=branch_specs(branches), seed=1
@@ -238,7 +239,8 @@ def test_compute_is_in_units_of_the_shortest_baseline_s(make_run, unbroken, tmp_
     # Another network without a baseline.
     make_run("wide", "baseline", model__width=2)
     ratio = per_image["dks"] / per_image["baseline"]
-    assert ratio > 1
+    slimmer = per_image["top_down"] / per_image["baseline"]
+    assert 1 < slimmer < ratio
     lines = table_with("compute", capsys, tmp_path)
     found = [(line["setting"], line["method"], line["compute"]) for line in lines]
     assert found == [
@@ -246,6 +248,8 @@ def test_compute_is_in_units_of_the_shortest_baseline_s(make_run, unbroken, tmp_
         ("epochs 2", "DKS", f"{ratio:.2f}"),
         ("epochs 6", "baseline", "3.00"),
         ("epochs 6", "DS", f"{3 * ratio:.2f}"),
+        # Of the same backbone, although its branches make it a row of another network.
+        ("", "top-down", f"{slimmer:.2f}"),
         ("", "baseline", ""),
     ]
 

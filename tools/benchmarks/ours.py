@@ -259,6 +259,8 @@ def options_for_pytorch(setting: Setting, original: Path | None) -> dict[str, An
     required |= {"optimizer.name": "sgd", "optimizer.nesterov": False, "optimizer.layer_decay": 1}
     required |= {"model.drop_path": 0, "model.head_dropout": 0, "ema_decay": 0}
     required |= {"model.branches": BY_METHOD, "synergy.teaches": BY_METHOD}
+    named = models.get_family(config.model.name).torch[0].branches
+    required |= {} if named else {"method": "baseline"}
     required |= {"method": "dks"} if original or config.method != "baseline" else {}
     required |= {"model.name": "wide_resnet", "data.image_size": 32} if original else {}
     for name, value in required.items():

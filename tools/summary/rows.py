@@ -80,19 +80,24 @@ def relative_compute(rows: Sequence[Row]) -> list[dict[str, float]]:
     """The compute of the training of each row's methods, in units of a baseline's.
 
     The compute is epochs times multiply-accumulate operations of the network with its branches. The unit is
-    that of the baseline with the fewest epochs, of the same network and data; a method is left out where
-    there is none, or where the operations are unknown.
+    that of the baseline with the fewest epochs, of the same data and the same network but for its branches; a
+    method is left out where there is none, or where the operations are unknown.
     """
     own = [
         {m: runs[0].experiment["epochs"] * runs[0].macs for m, runs in row.runs.items() if runs[0].macs}
         for row in rows
     ]
+    alike = [_backbone_and_data(row) for row in rows]
     units: dict[tuple[str, str], float] = {}
-    for row, compute in zip(rows, own, strict=True):
+    for key, compute in zip(alike, own, strict=True):
         if "baseline" in compute:
-            alike = (row.network, row.data)
-            units[alike] = min(compute["baseline"], units.get(alike, compute["baseline"]))
+            units[key] = min(compute["baseline"], units.get(key, compute["baseline"]))
     return [
-        {m: c / units[row.network, row.data] for m, c in compute.items() if (row.network, row.data) in units}
-        for row, compute in zip(rows, own, strict=True)
+        {method: c / units[key] for method, c in compute.items() if key in units}
+        for key, compute in zip(alike, own, strict=True)
     ]
+
+
+def _backbone_and_data(row: Row) -> tuple[str, str]:
+    runs = next(iter(row.runs.values()))
+    return network_label(runs[0].experiment | {"model.branches": BY_METHOD}), row.data

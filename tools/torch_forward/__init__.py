@@ -8,10 +8,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from torch_forward import cifar_resnet, densenet, mobilenet, resnet, wide_resnet, wide_resnet_dhm
+from torch_forward import (
+    cifar_resnet,
+    convnext,
+    densenet,
+    mobilenet,
+    resnet,
+    vit,
+    wide_resnet,
+    wide_resnet_dhm,
+)
 from torch_forward.layers import Tensors, batch_norm
 
-FAMILIES = (wide_resnet, wide_resnet_dhm, densenet, mobilenet, cifar_resnet, resnet)
+FAMILIES = (wide_resnet, wide_resnet_dhm, densenet, mobilenet, cifar_resnet, convnext, vit, resnet)
 
 
 def logits(tensors: Tensors, images: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ def outputs(tensors: Tensors, images: Tensor, norm: Norm) -> list[Tensor]:
         for convolution in convolutions:
             kernel = tensors[f"{name}.{convolution}.weight"]
             step = stride if convolution == strided else 1
-            out = F.conv2d(out, kernel, stride=step, padding=kernel.shape[-1] // 2)
+            groups = out.shape[1] // kernel.shape[1]
+            out = F.conv2d(out, kernel, stride=step, padding=kernel.shape[-1] // 2, groups=groups)
             out = norm(out, tensors, f"{name}.bn{convolution[-1]}")
             if convolution != convolutions[-1]:
                 out = F.relu_(out)
