@@ -29,6 +29,9 @@ DKS = parity.Recipe(
     weight_decay=5e-4,
     drop_factor=0.2,
     new_optimizer_at_drops=True,
+    # At 0.1 the loss of MobileNet on such small batches rises to 100, and PyTorch's own 6 steps from weights
+    # that differ by 1e-15 end 3e-3 apart.
+    learning_rate=0.001,
 )
 
 
@@ -38,11 +41,13 @@ class Case(NamedTuple):
     model: as in a config.
     theirs: makes the network of PyTorch.
     recipe: by which it is trained.
+    size: side of the images.
     """
 
     model: dict[str, Any]
     theirs: Callable[[], torch.nn.Module]
     recipe: parity.Recipe
+    size: int = 16
 
     def build(self) -> models.DeeplySupervised:
         return models.build(self.model, num_classes=NUM_CLASSES, channels=3, seed=2)
@@ -74,7 +79,8 @@ CASES = {
     "densenet-bc-10-3": compressed(10, 1, (1, 1), 2, growth=3),
     "densenet-bc-22": compressed(22, 3, (3, 3), 6),
     "densenet-bc-100": compressed(100, 16, (16, 16), 32),
-    "mobilenet": Case({"name": "mobilenet"}, partial(MobileNet, NUM_CLASSES), DKS),
+    # PyTorch's depthwise convolution is slow in float64.
+    "mobilenet": Case({"name": "mobilenet"}, partial(MobileNet, NUM_CLASSES), DKS, size=8),
 }
 QUICK = ("densenet-bc-10-3",)
 
@@ -92,12 +98,11 @@ def test_logits_and_gradients_are_those_of_torch(x64, quick_compilation, case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", cases("densenet-22", "densenet-bc-22", "mobilenet"))
-def test_it_trains_as_torch_does_through_a_drop(x64, case):
+def test_it_trains_as_torch_does_through_a_drop(x64, quick_compilation, case):
     # 2 epochs of 3 steps, the last one of 5 images, and a drop after the first.
     options = {"drop_epochs": (2,), "snapshots": (3, 4, 6)}
-    task, ours = parity.train_ours(
-        case.build(), case.recipe, "dks", case.named, num_images=21, num_epochs=2, **options
-    )
+    images = {"num_images": 21, "num_epochs": 2, "size": case.size}
+    task, ours = parity.train_ours(case.build(), case.recipe, "dks", case.named, **images, **options)
     theirs = parity.train_torch(case.theirs(), case.recipe, task, case.named, **options)
     assert len(theirs.history) == 6
     parity.assert_same_training(ours, theirs)
