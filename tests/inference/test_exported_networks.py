@@ -17,13 +17,19 @@ from dks_jax.inference.exporting import Exported, onnx_files, stablehlo
 from dks_jax.models import Preprocessing, resolve_branches
 from dks_jax.nn import get_arrays, set_arrays
 from dks_jax.weights import Metadata, Weights, load_weights, save_weights
-from support.networks import wide_resnet
 
 pytestmark = pytest.mark.slow
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-NETWORKS = ["resnet18", "resnet50", "resnet152", "resnext50_32x4d", "convnext_tiny", "vit_s_16"]
-NETWORKS += ["wrn16-1", "wrn28-10"]
+IMAGENET = ["resnet18", "resnet50", "resnet152", "resnext50_32x4d", "convnext_tiny", "vit_s_16"]
+CIFAR = {
+    "wrn16-1": {"name": "wide_resnet", "depth": 16, "width": 1, "dropout": 0.0},
+    "wrn28-10": {"name": "wide_resnet", "depth": 28, "width": 10, "dropout": 0.0},
+    "cifar_resnet32": {"name": "cifar_resnet", "depth": 32},
+    "densenet40": {"name": "densenet"},
+    "densenet_bc100": {"name": "densenet", "depth": 100, "bottleneck": True, "compression": 0.5},
+    "mobilenet": {"name": "mobilenet"},
+}
 # Runs a program on the batches that `batches` names, in a process that has JAX and NumPy alone.
 ALONE = """
 import sys
@@ -63,14 +69,11 @@ def lively(array, name, random):
 
 def build(name):
     """A network with its published branches and random weights, and their metadata."""
-    if name in models.NETWORKS:
-        model, count, view = {"name": name}, 1000, ("standard", 224, 224, 3)
-        network = models.build(model, num_classes=count, channels=3, seed=0)
+    if name in CIFAR:
+        model, count, view = CIFAR[name], 100, ("squash", 32, 32, 3)
     else:
-        depth, width = map(int, name.removeprefix("wrn").split("-"))
-        model = {"name": "wide_resnet", "depth": depth, "width": width, "dropout": 0.0}
-        count, view = 100, ("squash", 32, 32, 3)
-        network = wide_resnet(depth, width, count)
+        model, count, view = {"name": name}, 1000, ("standard", 224, 224, 3)
+    network = models.build(model, num_classes=count, channels=3, seed=0)
     random = np.random.default_rng(0)
     set_arrays(network, {own: jnp.asarray(lively(a, own, random)) for own, a in get_arrays(network).items()})
     network.eval()
@@ -79,7 +82,7 @@ def build(name):
     return network, Metadata(model, resolve_branches(model, "published"), names, preprocessing)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*IMAGENET, *CIFAR])
 def test_files_compute_what_the_network_computes_on_photographs_and_hold_no_branch(
     name, photographs, tmp_path, monkeypatch
 ):

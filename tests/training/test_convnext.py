@@ -22,6 +22,7 @@ def tiny(monkeypatch):
     monkeypatch.setitem(models.NETWORKS, "tiny_convnext", FAMILY)
 
 
+@pytest.mark.slow
 def test_logits_and_gradients_are_those_of_torchvision(x64, quick_compilation):
     network = tiny_convnext(branches=(), seed=2)
     functional = Functional(network)
