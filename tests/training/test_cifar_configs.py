@@ -29,8 +29,8 @@ SMALL = {
     "resnet32": {"model.depth": 8},
     "densenet40": {"model.depth": 10},
     "densenet_bc100": {"model.depth": 16},
-    # At the rate of its recipe, 0.1, six steps on so few digits lead astray.
-    "mobilenet": {"optimizer.learning_rate": 0.01},
+    # At the rate of its recipe, 0.1, six steps on so few digits lead astray, and rounding grows.
+    "mobilenet": {"optimizer.learning_rate": 0.001},
     "wrn16_8": {"model.width": 1},
 }
 configs = pytest.mark.parametrize("config", SMALL)

@@ -5,7 +5,7 @@ from typing import Any
 
 from dks_jax.inference.evaluation import Evaluation
 from dks_jax.inference.exits import operating_point
-from dks_jax.inference.exits.latency import ROUNDS, Seconds
+from dks_jax.inference.exits.latency import Seconds
 from dks_jax.inference.exits.rules import Confidence
 from dks_jax.inference.exits.study import Reported, Study, Wish
 from dks_jax.reporting.tables import markdown_table
@@ -25,7 +25,7 @@ def show(evaluation: Evaluation, study: Study) -> str:
         f"mean cost {_percent(chosen.cost)} of the MACs of staying",
         "",
         markdown_table(_times(study)),
-        f"(per image, {study.timed_images:,} images, median of {ROUNDS} rounds and their range, in turns)",
+        f"(per image, {study.timed_images:,} images, median of the rounds and their range, in turns)",
     ]
     if found := remarks(evaluation, study):
         lines += ["", *found]
@@ -102,15 +102,16 @@ def _classifiers(evaluation: Evaluation, study: Study) -> list[list[str]]:
 
 
 def _times(study: Study) -> list[list[str]]:
-    rows = [["batch", "leaving early", "staying", "ratio"]]
+    rows = [["batch", "rounds", "leaving early", "staying", "ratio"]]
     for size, early in study.chosen.seconds.items():
         staying = study.staying.seconds[size]
-        rows.append([str(size), _time(early), _time(staying), f"{early.median / staying.median:.2f}"])
+        ratio = f"{early.median / staying.median:.2f}"
+        rows.append([str(size), str(early.rounds), _time(early), _time(staying), ratio])
     return rows
 
 
 def _time(seconds: Seconds) -> str:
-    median, least, most = (f"{1000 * value:.3g}" for value in seconds)
+    median, least, most = (f"{1000 * value:.3g}" for value in seconds[:3])
     return f"{median} ms ({least}-{most})"
 
 
