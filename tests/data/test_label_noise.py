@@ -88,6 +88,7 @@ def test_the_log_tells_clean_from_wrong_labels_and_every_seed_sees_the_same(tmp_
     assert train["error"] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_streamed_images_have_the_labels_of_those_in_memory(image_folder, tmp_path, tiny_model):
     noise = ["--config.data.label_noise=0.5", "--config.data.image_size=8"]
     losses = []

@@ -83,6 +83,7 @@ def test_the_published_branches_are_data_too(name: str):
     assert networks[1].items() < networks[0].items()
 
 
+@pytest.mark.slow
 def test_a_slim_branch_is_trained_saved_and_loaded(tmp_path):
     slim = "--config.model.branches=((1, (1,), (16,)),)"
     assert run(tmp_path / "run", slim, "--config.epochs=1") == 0

@@ -42,6 +42,7 @@ def programs(folder):
     return {path.name: path.stat().st_size for path in kept}
 
 
+@pytest.mark.slow
 def test_a_second_start_compiles_nothing_unless_a_full_disk_has_cut_the_program_short(tmp_path):
     save_tiny(tmp_path / "weights", channels=3)
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "image.png")

@@ -167,6 +167,7 @@ def test_a_crash_names_the_signal(tmp_path, monkeypatch, capsys):
     assert "failed: dks-seed3: ended by signal 11" in shown
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_started_again_and_more_epochs_are(
     unbroken_sweep, tiny_processes, tmp_path, capsys
 ):

@@ -70,6 +70,7 @@ def test_a_run_of_before_the_fields_goes_on(tmp_path):
     assert len(records(workdir)) == 4
 
 
+@pytest.mark.slow
 def test_a_grey_network_is_trained_on_grey_images(tmp_path):
     root, workdir = fill(tmp_path / "images", "train", "val", channels=1), tmp_path / "run"
     assert train_on(root, workdir, *OPEN, "--config.data.channels=1") == 0

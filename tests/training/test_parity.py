@@ -151,7 +151,7 @@ def test_with_the_forms_for_accelerators_it_trains_as_torch_does(x64):
 
 
 @pytest.mark.parametrize(
-    "form", [pytest.param(f, marks=pytest.mark.slow if f == "cpu" else ()) for f in FORMS]
+    "form", [pytest.param(f, marks=() if f == "accelerator" else pytest.mark.slow) for f in FORMS]
 )
 def test_the_first_step_in_float32_has_the_loss_terms_of_torch(form):
     task, ours = train_ours("dks", num_images=8, num_epochs=1, size=32, dtype=jnp.float32, form=form)

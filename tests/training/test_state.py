@@ -112,6 +112,7 @@ def start(path, workdir, *more):
     return dict(load_weights(workdir / "weights").params)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_average_of_another(averaged, tmp_path, monkeypatch):
     average, raw = (arrays_of(averaged / name)[0] for name in ("weights", "raw_weights"))
     assert not np.array_equal(average["stem.kernel"], raw["stem.kernel"])

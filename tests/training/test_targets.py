@@ -65,6 +65,7 @@ def mixup(batch: Batch, key: jax.Array) -> Batch:
     )
 
 
+@pytest.mark.slow
 def test_mixing_that_changes_nothing_leaves_every_bit():
     assert_same_bits(trained(steps_with(lambda batch, key: batch)), trained(steps_with()))
 

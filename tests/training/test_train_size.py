@@ -70,6 +70,7 @@ def test_weights_name_crop_and_interpolation_only_where_they_are_unusual(tmp_pat
     assert read.preprocessing == unusual
 
 
+@pytest.mark.slow
 def test_digits_are_trained_on_with_a_policy(tmp_path):
     fields = ["--config.data.streamed=True", "--config.data.policy=randaugment", "--config.epochs=1"]
     assert run(tmp_path / "run", *fields) == 0

@@ -207,6 +207,7 @@ def dhm(request, tmp_path_factory):
     return request.param, tensors, folder
 
 
+@pytest.mark.slow
 def test_branches_of_dhm_are_kept_in_depth_order_and_agree(dhm, tmp_path, capsys):
     _, tensors, folder = dhm
     assert convert("export", tmp_path / "back.pth", folder / "weights", "--check") == 0
@@ -221,6 +222,7 @@ def test_branches_of_dhm_are_kept_in_depth_order_and_agree(dhm, tmp_path, capsys
         assert 0 < float(difference) < 1e-4 * float(largest)
 
 
+@pytest.mark.slow
 def test_check_fails_where_the_logits_differ(dhm, tmp_path, capsys, monkeypatch):
     _, _, folder = dhm
     right = torch_forward.logits
