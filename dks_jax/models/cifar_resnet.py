@@ -161,6 +161,10 @@ def recognise(shapes: Mapping[str, Shape]) -> Network | None:
     return Network(model, published, count_classes(shapes), count_channels(shapes, "conv1"))
 
 
+# DHM normalises CIFAR-100 by these statistics of CIFAR-10 too, for all of its networks.
+DHM_PREPROCESSING = Preprocessing(
+    "squash", *(32, 32, 3), mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), assumed=True
+)
 # Names as in the code released with DHM, where `*_head2` is the early branch.
 TORCH = TorchFormat(
     "DHM",
@@ -182,14 +186,7 @@ TORCH = TorchFormat(
         *("layer2_head2", "layer3_head2", "fc_head2", "layer3_head1", "fc_head1"),
         *("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
     ),
-    # DHM normalises CIFAR-100 by these statistics of CIFAR-10 too.
-    preprocessing=Preprocessing(
-        "squash",
-        *(32, 32, 3),
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-        assumed=True,
-    ),
+    preprocessing=DHM_PREPROCESSING,
 )
 
 NETWORKS = {

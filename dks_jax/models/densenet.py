@@ -25,13 +25,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dks_jax.config import Field
+from dks_jax.models.cifar_resnet import DHM_PREPROCESSING
 from dks_jax.models.family import (
     Backbone,
     Family,
     Layers,
     Network,
     Part,
-    Preprocessing,
     Shape,
     TorchFormat,
     count_channels,
@@ -227,14 +227,7 @@ TORCH = TorchFormat(
         *("layer3_head1", "bn_head1", "fc_head1"),
         *("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
     ),
-    # DHM normalises CIFAR-100 by these statistics of CIFAR-10 too.
-    preprocessing=Preprocessing(
-        "squash",
-        *(32, 32, 3),
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-        assumed=True,
-    ),
+    preprocessing=DHM_PREPROCESSING,
 )
 
 NETWORKS = {

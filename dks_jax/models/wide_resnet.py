@@ -19,6 +19,7 @@ import jax
 from flax import nnx
 
 from dks_jax.config import Field
+from dks_jax.models.cifar_resnet import DHM_PREPROCESSING
 from dks_jax.models.family import (
     Backbone,
     Family,
@@ -268,14 +269,7 @@ DHM = TorchFormat(
         *("layer2_head2", "layer3_head2", "bn_head2", "fc_head2", "layer3_head1", "bn_head1", "fc_head1"),
         *("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
     ),
-    # DHM normalises CIFAR-100 by these statistics of CIFAR-10 too.
-    preprocessing=Preprocessing(
-        "squash",
-        *(32, 32, 3),
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
-        assumed=True,
-    ),
+    preprocessing=DHM_PREPROCESSING,
 )
 
 NETWORKS = {

@@ -11,6 +11,7 @@ from dks_jax import InputError, models, train
 from dks_jax.models import densenet
 from dks_jax.nn import get_arrays
 from dks_jax.weights import read_checkpoint
+from support.initial_values import assert_starts_as_dhm
 from support.runs import CONFIGS, user_error
 from support.torch_densenet import DenseNet
 from support.torch_reference import fill
@@ -82,18 +83,7 @@ def test_it_starts_as_the_code_of_dhm_has_it():
     arrays = {name: np.asarray(array) for name, array in get_arrays(network).items()}
     # A stem, seven layers of two convolutions and norms, three transitions, and heads of a norm and fc.
     assert len(arrays) == 1 + 7 * 10 + 3 * 5 + 3 * 6
-    for name, array in arrays.items():
-        kind = name.rsplit(".", 1)[1]
-        if "fc" in name:
-            bound = arrays[name.replace("bias", "kernel")].shape[0] ** -0.5
-            assert 0.98 * bound < np.abs(array).max() <= 1.000001 * bound, name
-        elif kind == "kernel":
-            height, width, _, out_channels = array.shape
-            deviation = np.sqrt(2 / (height * width * out_channels))
-            # Five standard errors of the standard deviation of a normal sample.
-            assert abs(array.std() / deviation - 1) < 5 / np.sqrt(2 * array.size), name
-        else:
-            assert np.all(array == (1 if kind in ("scale", "var") else 0)), name
+    assert_starts_as_dhm(arrays)
 
 
 def written(tmp_path, network: torch.nn.Module):
