@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from dks_jax.config import Field
@@ -40,6 +39,7 @@ from dks_jax.models.family import (
 from dks_jax.models.pooling import average_pool
 from dks_jax.models.regularisation import ARGUMENTS, Regularisation
 from dks_jax.models.wide_resnet import Head
+from dks_jax.nn.appending import append
 from dks_jax.nn.initialisation import kaiming_normal_fan_out
 from dks_jax.nn.layers import BatchNorm, Conv, Stage
 from dks_jax.runtime.errors import InputError
@@ -58,7 +58,7 @@ class Layer(nnx.Module):
         self.conv = layers.conv(in_channels, growth_rate, 3)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return jnp.concatenate([x, self.conv(nnx.relu(self.bn(x)))], axis=-1)
+        return append(x, self.conv(nnx.relu(self.bn(x))))
 
 
 class BottleneckLayer(nnx.Module):
@@ -72,7 +72,7 @@ class BottleneckLayer(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         narrow = self.conv1(nnx.relu(self.bn1(x)))
-        return jnp.concatenate([x, self.conv2(nnx.relu(self.bn2(narrow)))], axis=-1)
+        return append(x, self.conv2(nnx.relu(self.bn2(narrow))))
 
 
 class Transition(nnx.Module):

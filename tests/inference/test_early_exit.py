@@ -1,7 +1,6 @@
 """Networks that images leave early: against the whole network, what is not computed, and the command."""
 
 import json
-import math
 
 import jax
 import numpy as np
@@ -12,21 +11,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dks_jax import Branch, BranchSpec, DeeplySupervised, early_exit, models, predict, train
-from dks_jax.data import Preparation, Split, held_out_feed
 from dks_jax.inference import evaluation
 from dks_jax.inference.exits import Confidence, StagedNetwork, halves, where_left
 from dks_jax.inference.exits.regrouping import Pass
 from dks_jax.inference.exits.rules import confidences
-from dks_jax.inference.forward import Forward
 from dks_jax.models import Preprocessing, load_config
 from dks_jax.nn import get_arrays
-from dks_jax.runtime.devices import Devices
 from dks_jax.weights import Metadata, Weights, load_network, save_weights
+from support.leaving import NEVER, assert_as_the_whole, on
 from support.networks import wide_resnet
 from support.runs import CONFIGS, DIGITS, user_error
 from support.tiny_network import save_tiny, tiny_network
 
-NEVER = math.inf
 SMALL = [DIGITS, "--config.data.test_per_class=4", "--config.data.batch_size=8"]
 
 
@@ -70,44 +66,6 @@ def test_images_are_regrouped_into_as_few_batches_as_can_be(left, size):
     assert sum(progress) == len(left)
     reached = [sum(where >= index for where in left) for index in range(4)]
     assert calls.tolist() == [-(-count // size) for count in reached]
-
-
-def on(network, count, batch_size, channels=3):
-    """A feed of random images, and the whole network's logits on it."""
-    devices = Devices(batches_per_call=1)
-    images = np.random.default_rng(0).integers(0, 256, (count, 8, 8, channels), np.uint8)
-    split = Split(images, np.zeros(count, np.int32))
-    preparation = Preparation((0.5,) * channels, (0.25,) * channels)
-    feed = held_out_feed(split, preparation, batch_size=batch_size, devices=devices)
-    whole = [output.logits for output in Forward(network, feed, devices).batches()]
-    return feed, devices, np.concatenate(whole, axis=1)
-
-
-def median_rule(logits):
-    """A rule by which half of the images leave at the first branch, and some of the others at the second."""
-    return Confidence((1.0, 2.0), tuple(np.median(confidences(logits[i], i + 1.0)) for i in (0, 1)))
-
-
-def assert_as_the_whole(network, count, batch_size):
-    feed, devices, whole = on(network, count, batch_size)
-    bound = 1e-5 * np.abs(whole).max()
-    # Confidences are at most 1: none leaves, and every batch stays as it is.
-    for thresholds, classifier in (
-        ((0.0, NEVER), 0),
-        ((NEVER, 0.0), 1),
-        ((2.0, 2.0), 2),
-        ((NEVER, NEVER), 2),
-    ):
-        rule = Confidence((1.0, 1.0), thresholds)
-        left = StagedNetwork(network, rule.exits, feed, devices).run(rule)
-        assert np.all(left.classifier == classifier)
-        np.testing.assert_array_equal(left.logits, whole[classifier])
-    rule = median_rule(whole)
-    left = StagedNetwork(network, rule.exits, feed, devices).run(rule)
-    expected = where_left(rule, whole)
-    assert set(expected) == {0, 1, 2}
-    assert left.classifier.tolist() == expected.tolist()
-    assert np.abs(left.logits - whole[expected, np.arange(count)]).max() <= bound
 
 
 def test_logits_have_the_bits_of_the_whole_network_and_order_stays():

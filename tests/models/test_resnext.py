@@ -1,5 +1,6 @@
 """ResNeXts and wide ResNets beside the ResNets whose blocks they vary: told apart, computed, refused."""
 
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from dks_jax.nn.functional import Functional
 from dks_jax.weights import Metadata, Weights, adopt_weights, torch_names
 from support.comparison import assert_agree
 from support.real_torchvision import torchvision
-from support.runs import CONFIGS, records, user_error
+from support.runs import CONFIGS, assert_same_end, records, signal_after, user_error
 from support.torchvision_branches import with_dhm_branches
 
 SHALLOW = ("resnet50", "resnext50_32x4d", "wide_resnet50_2")
@@ -148,22 +149,49 @@ def photographs(tmp_path):
     return tmp_path / "images"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SHALLOW[1:])
-def test_fine_tuning_starts_from_a_file_of_torchvision(
-    name, photographs, tmp_path, capsys, quick_compilation
-):
-    torch.manual_seed(0)
-    file = tmp_path / "c.pth"
-    torch.save(torchvision.models.get_model(name).state_dict(), file)
-    fields = TRAINED | {"model.name": name, "init_weights": file, "data.root": photographs}
-    if name == "wide_resnet50_2":
-        # Its own branches have 207 million parameters.
-        fields["model.branches"] = "((1,(1,),(64,)),)"
-    flags = [f"--config.{field}={value}" for field, value in fields.items()]
-    config, workdir = CONFIGS / "finetune_folder.py", tmp_path / "run"
-    assert train.main([f"--config={config}", f"--workdir={workdir}", *flags]) == 0
-    assert "arrays taken over" in capsys.readouterr().out
+def fine_tune(name, images, workdir, **fields):
+    """Exit status of three epochs of two steps."""
+    given = TRAINED | {"model.name": name, "data.root": images} | fields
+    flags = [f"--config.{field}={value}" for field, value in given.items()]
+    return train.main([f"--config={CONFIGS}/finetune_folder.py", f"--workdir={workdir}", *flags])
+
+
+def assert_falls(workdir):
     losses = [record["loss"] for record in records(workdir) if record["split"] == "train"]
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0]
+
+
+# The branches of a wide ResNet have 207 million parameters.
+SLIM = {"model.branches": "((1,(1,),(64,)),)"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "fields"), [("resnext50_32x4d", {}), ("wide_resnet50_2", SLIM)])
+@pytest.mark.usefixtures("quick_compilation")
+def test_fine_tuning_starts_from_a_file_of_torchvision(name, fields, photographs, tmp_path, capsys):
+    torch.manual_seed(0)
+    file = tmp_path / "c.pth"
+    torch.save(torchvision.models.get_model(name).state_dict(), file)
+    assert fine_tune(name, photographs, tmp_path / "run", init_weights=file, **fields) == 0
+    assert "arrays taken over" in capsys.readouterr().out
+    assert_falls(tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fields", [{}, {"remat": True, "precision": "bfloat16"}], ids=["plain", "remat, bfloat16"]
+)
+@pytest.mark.usefixtures("quick_compilation", "default_signals")
+def test_a_run_learns_and_one_that_was_stopped_ends_as_the_unbroken_one(
+    fields, photographs, tmp_path, monkeypatch
+):
+    fields |= SLIM | {"init_weights": ""}
+    whole, stopped = tmp_path / "unbroken", tmp_path / "stopped"
+    assert fine_tune("resnext50_32x4d", photographs, whole, **fields) == 0
+    assert_falls(whole)
+    with monkeypatch.context() as patch:
+        signal_after(patch, "train", 3, signal.SIGTERM)
+        assert fine_tune("resnext50_32x4d", photographs, stopped, **fields) == 128 + signal.SIGTERM
+    assert fine_tune("resnext50_32x4d", photographs, stopped, **fields) == 0
+    assert_same_end(stopped, whole)

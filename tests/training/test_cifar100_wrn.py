@@ -8,6 +8,9 @@ from support.runs import CONFIGS, records
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
+# ln 100 = 4.6 is the cross-entropy of an even guess; three of them, and divergences of order one.
+FEWEST, MOST = 10, 60
+
 
 @pytest.fixture
 def cifar100(tmp_path):
@@ -16,14 +19,13 @@ def cifar100(tmp_path):
     return tmp_path / "data"
 
 
-def assert_takes_two_real_steps(root, workdir, *fields, config="cifar100_wrn"):
+def assert_takes_two_real_steps(root, workdir, *fields):
     fields = [f"data.root={root}", "data.batch_size=4", "epochs=1", *fields]
-    arguments = [f"--config={CONFIGS / config}.py", f"--workdir={workdir}"]
+    arguments = [f"--config={CONFIGS}/cifar100_wrn.py", f"--workdir={workdir}"]
     assert train.main([*arguments, *(f"--config.{field}" for field in fields)]) == 0
     line = records(workdir)[0]
     assert line["step"] == 2
-    # ln 100 = 4.6 is the cross-entropy of an even guess; three of them, and divergences of order one.
-    assert 10 < line["loss"] < 60
+    assert FEWEST < line["loss"] < MOST
     assert line["learning_rate"] == pytest.approx(0.1)
 
 
@@ -55,8 +57,16 @@ def test_wrn_28_10_takes_real_steps_with_all_its_parameters(cifar100, tmp_path, 
         ("wrn16_8", "11,007,540"),
     ],
 )
-def test_the_other_networks_take_real_steps_with_all_their_parameters(
+def test_the_loss_of_the_other_networks_falls_with_all_their_parameters(
     cifar100, tmp_path, name, parameters, capsys
 ):
-    assert_takes_two_real_steps(cifar100, tmp_path / "run", config=f"cifar100_{name}")
+    # One batch of all images. The rate is that of the recipes for 128 images, in proportion to the batch:
+    # ResNet-110 leaps away from its first loss at a rate of 0.1 even in PyTorch.
+    fields = [f"data.root={cifar100}", "data.batch_size=8", "optimizer.learning_rate=0.00625", "epochs=4"]
+    arguments = [f"--config={CONFIGS}/cifar100_{name}.py", f"--workdir={tmp_path / 'run'}"]
+    assert train.main([*arguments, *(f"--config.{field}" for field in fields)]) == 0
     assert parameters in capsys.readouterr().out
+    losses = [record["loss"] for record in records(tmp_path / "run") if record["split"] == "train"]
+    assert len(losses) == 4
+    assert FEWEST < losses[0] < MOST
+    assert losses[-1] < losses[0]
