@@ -32,6 +32,7 @@ from dks_jax.models.family import (
     count_channels,
 )
 from dks_jax.models.regularisation import ARGUMENTS, Regularisation, Transform, identity
+from dks_jax.nn.fence import fence
 from dks_jax.nn.initialisation import truncated_normal
 from dks_jax.nn.layers import Conv, Dense, LayerNorm, LayerScale, Linear, Patches, Stage
 from dks_jax.runtime.errors import InputError
@@ -107,6 +108,7 @@ class Block(nnx.Module):
         self.drop_path = drop_path
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        x = fence(x)
         hidden = nnx.gelu(self.fc1(self.norm(self.depthwise(x))), approximate=False)
         return x + self.drop_path(self.scale(self.fc2(hidden)))
 

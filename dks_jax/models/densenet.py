@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from dks_jax.config import Field
@@ -39,7 +40,7 @@ from dks_jax.models.family import (
 from dks_jax.models.pooling import average_pool
 from dks_jax.models.regularisation import ARGUMENTS, Regularisation
 from dks_jax.models.wide_resnet import Head
-from dks_jax.nn.appending import append
+from dks_jax.nn.fence import fence
 from dks_jax.nn.initialisation import kaiming_normal_fan_out
 from dks_jax.nn.layers import BatchNorm, Conv, Stage
 from dks_jax.runtime.errors import InputError
@@ -50,6 +51,10 @@ from dks_jax.supervision import BranchSpec
 DEEPEST = 300
 
 
+def _append(x: jax.Array, new: jax.Array) -> jax.Array:
+    return fence(jnp.concatenate([x, new], axis=-1))
+
+
 class Layer(nnx.Module):
     """BN, ReLU and 3x3 convolution to new features, which are appended to those of the input."""
 
@@ -58,7 +63,7 @@ class Layer(nnx.Module):
         self.conv = layers.conv(in_channels, growth_rate, 3)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return append(x, self.conv(nnx.relu(self.bn(x))))
+        return _append(x, self.conv(nnx.relu(self.bn(x))))
 
 
 class BottleneckLayer(nnx.Module):
@@ -72,7 +77,7 @@ class BottleneckLayer(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         narrow = self.conv1(nnx.relu(self.bn1(x)))
-        return append(x, self.conv2(nnx.relu(self.bn2(narrow))))
+        return _append(x, self.conv2(nnx.relu(self.bn2(narrow))))
 
 
 class Transition(nnx.Module):

@@ -40,6 +40,7 @@ from dks_jax.models.family import (
     count_channels,
 )
 from dks_jax.models.regularisation import ARGUMENTS, Regularisation, Transform, identity
+from dks_jax.nn.fence import fence
 from dks_jax.nn.initialisation import truncated_normal
 from dks_jax.nn.layers import Dense, LayerNorm, Linear, Patches, Stage
 from dks_jax.runtime.errors import InputError
@@ -161,7 +162,8 @@ class Block(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         # Each call draws anew.
-        x = x + self.drop_path(self.attention(self.norm1(x)))
+        x = fence(x)
+        x = fence(x + self.drop_path(self.attention(self.norm1(x))))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 

@@ -14,6 +14,7 @@ from flax import nnx
 
 from dks_jax.nn.batch_norm import normalise_batch, normalise_by
 from dks_jax.nn.convolution import convolve
+from dks_jax.nn.fence import fence
 from dks_jax.nn.initialisation import Initialiser, draw, kaiming_normal, truncated_normal, uniform_by_fan_in
 from dks_jax.runtime.errors import InputError
 from dks_jax.runtime.forms import by_platform
@@ -137,7 +138,7 @@ class Dense(Linear):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         rows = x.reshape(-1, x.shape[-1])
-        return super().__call__(rows).astype(x.dtype).reshape(*x.shape[:-1], -1)
+        return fence(super().__call__(rows).astype(x.dtype)).reshape(*x.shape[:-1], -1)
 
 
 class LayerNorm(nnx.LayerNorm):
