@@ -73,6 +73,7 @@ def test_a_closed_pipe_is_no_error_of_a_program(tmp_path, image_folder):
     assert "Exception" not in error
 
 
+@pytest.mark.slow
 def test_training_goes_on_after_a_closed_pipe(tmp_path, tiny_model):
     tiny = ROOT / "tests" / "support" / "tiny_train.py"
     assert read_nothing(tiny, DIGITS, *SMALL, f"--workdir={tmp_path / 'run'}") == (0, "")

@@ -79,6 +79,7 @@ def test_the_passes_of_batch_normalisation_are_recorded(unbroken, tmp_path):
     assert ours == pytest.approx(theirs, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_model")
 def test_on_many_devices_the_log_says_what_batch_normalisation_costs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
