@@ -161,8 +161,8 @@ class Block(nnx.Module):
         self.drop_path = drop_path
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        # Each call draws anew.
         x = fence(x)
+        # Each call of drop_path draws anew.
         x = fence(x + self.drop_path(self.attention(self.norm1(x))))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 

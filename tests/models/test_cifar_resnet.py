@@ -11,7 +11,7 @@ from dks_jax import InputError, models, train
 from dks_jax.nn import get_arrays
 from dks_jax.weights import read_checkpoint
 from support.initial_values import assert_starts_as_dhm
-from support.runs import CONFIGS, records, user_error
+from support.runs import CONFIGS, assert_falling, losses, user_error
 from support.torch_cifar_resnet import CifarResNet
 
 SMALL = {"name": "cifar_resnet", "depth": 8}
@@ -119,6 +119,4 @@ def test_its_config_trains_in_bfloat16_with_remat(tmp_path, quick_compilation):
     flags = [f"--config.{name}={value}" for name, value in ON_DIGITS.items()]
     config = f"--config={CONFIGS / 'cifar100_resnet32.py'}"
     assert train.main([config, *flags, f"--workdir={tmp_path / 'run'}"]) == 0
-    losses = [record["loss"] for record in records(tmp_path / "run") if record["split"] == "train"]
-    assert np.isfinite(losses).all()
-    assert losses[-1] < losses[0]
+    assert_falling(losses(tmp_path / "run"))

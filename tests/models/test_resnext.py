@@ -20,7 +20,7 @@ from dks_jax.nn.functional import Functional
 from dks_jax.weights import Metadata, Weights, adopt_weights, torch_names
 from support.comparison import assert_agree
 from support.real_torchvision import torchvision
-from support.runs import CONFIGS, assert_same_end, records, signal_after, user_error
+from support.runs import CONFIGS, assert_falling, assert_same_end, losses, signal_after, user_error
 from support.torchvision_branches import with_dhm_branches
 
 SHALLOW = ("resnet50", "resnext50_32x4d", "wide_resnet50_2")
@@ -156,12 +156,6 @@ def fine_tune(name, images, workdir, **fields):
     return train.main([f"--config={CONFIGS}/finetune_folder.py", f"--workdir={workdir}", *flags])
 
 
-def assert_falls(workdir):
-    losses = [record["loss"] for record in records(workdir) if record["split"] == "train"]
-    assert np.isfinite(losses).all()
-    assert losses[-1] < losses[0]
-
-
 # The branches of a wide ResNet have 207 million parameters.
 SLIM = {"model.branches": "((1,(1,),(64,)),)"}
 
@@ -175,7 +169,7 @@ def test_fine_tuning_starts_from_a_file_of_torchvision(name, fields, photographs
     torch.save(torchvision.models.get_model(name).state_dict(), file)
     assert fine_tune(name, photographs, tmp_path / "run", init_weights=file, **fields) == 0
     assert "arrays taken over" in capsys.readouterr().out
-    assert_falls(tmp_path / "run")
+    assert_falling(losses(tmp_path / "run"))
 
 
 @pytest.mark.slow
@@ -186,10 +180,10 @@ def test_fine_tuning_starts_from_a_file_of_torchvision(name, fields, photographs
 def test_a_run_learns_and_one_that_was_stopped_ends_as_the_unbroken_one(
     fields, photographs, tmp_path, monkeypatch
 ):
-    fields |= SLIM | {"init_weights": ""}
+    fields = SLIM | fields
     whole, stopped = tmp_path / "unbroken", tmp_path / "stopped"
     assert fine_tune("resnext50_32x4d", photographs, whole, **fields) == 0
-    assert_falls(whole)
+    assert_falling(losses(whole))
     with monkeypatch.context() as patch:
         signal_after(patch, "train", 3, signal.SIGTERM)
         assert fine_tune("resnext50_32x4d", photographs, stopped, **fields) == 128 + signal.SIGTERM

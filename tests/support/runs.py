@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import orbax.checkpoint as ocp
 
 from dks_jax import train
@@ -66,6 +67,17 @@ def signal_after(monkeypatch, method, calls, number):
 
 def records(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(workdir):
+    """The losses of training, by epoch."""
+    return [record["loss"] for record in records(workdir) if record["split"] == "train"]
+
+
+def assert_falling(values):
+    """All are finite, and the last one is below the first."""
+    assert np.isfinite(values).all()
+    assert values[-1] < values[0]
 
 
 def without_speed(record):

@@ -4,7 +4,7 @@ import pytest
 
 from dks_jax import train
 from support.cifar_files import batches, write_python
-from support.runs import CONFIGS, records
+from support.runs import CONFIGS, assert_falling, losses, records
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -66,7 +66,7 @@ def test_the_loss_of_the_other_networks_falls_with_all_their_parameters(
     arguments = [f"--config={CONFIGS}/cifar100_{name}.py", f"--workdir={tmp_path / 'run'}"]
     assert train.main([*arguments, *(f"--config.{field}" for field in fields)]) == 0
     assert parameters in capsys.readouterr().out
-    losses = [record["loss"] for record in records(tmp_path / "run") if record["split"] == "train"]
-    assert len(losses) == 4
-    assert FEWEST < losses[0] < MOST
-    assert losses[-1] < losses[0]
+    found = losses(tmp_path / "run")
+    assert len(found) == 4
+    assert FEWEST < found[0] < MOST
+    assert_falling(found)

@@ -11,8 +11,8 @@ import pytest
 
 from dks_jax import train
 from dks_jax.models import load_config
-from support.float64_epoch import losses
-from support.runs import CONFIGS, FOUR_DEVICES, ROOT, assert_same_end, records, signal_after
+from support import float64_epoch
+from support.runs import CONFIGS, FOUR_DEVICES, ROOT, assert_falling, assert_same_end, losses, signal_after
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation", "default_signals")]
 
@@ -45,15 +45,10 @@ def command(config: str, workdir, **fields) -> list[str]:
     return [f"--config={CONFIGS / f'cifar100_{config}.py'}", f"--workdir={workdir}", *flags]
 
 
-def logged_losses(workdir) -> list[float]:
-    return [record["loss"] for record in records(workdir) if record["split"] == "train"]
-
-
 @configs
 def test_it_trains_in_bfloat16_with_remat(config, tmp_path):
     assert train.main(command(config, tmp_path, precision="bfloat16", remat=True)) == 0
-    assert np.isfinite(logged_losses(tmp_path)).all()
-    assert logged_losses(tmp_path)[-1] < logged_losses(tmp_path)[0]
+    assert_falling(losses(tmp_path))
 
 
 @configs
@@ -78,6 +73,6 @@ def test_four_devices_agree_with_one(config, tmp_path, x64):
     program = [sys.executable, str(script), json.dumps(model), str(file)]
     environment = {**os.environ, **FOUR_DEVICES, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run(program, env=environment, check=True, capture_output=True)
-    ours = losses(model)
+    ours = float64_epoch.losses(model)
     assert len(ours) == 3
     np.testing.assert_allclose(np.load(file), ours, rtol=1e-9)

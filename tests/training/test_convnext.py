@@ -13,7 +13,7 @@ from dks_jax.training.experiment import prepare
 from dks_jax.weights.torch_names import to_torch
 from support import torch_reference as reference
 from support.comparison import any_weights, assert_agree
-from support.runs import CONFIGS, assert_same_end, records, signal_after
+from support.runs import CONFIGS, assert_falling, assert_same_end, losses, signal_after
 from support.tiny_convnexts import FAMILY, NUM_CLASSES, SIZE, tiny_convnext, torchvision_convnext
 
 
@@ -75,9 +75,7 @@ def test_a_run_learns_and_one_that_was_stopped_ends_as_the_unbroken_one(
     fields, image_folder, tmp_path, quick_compilation, monkeypatch
 ):
     assert run(tmp_path / "unbroken", image_folder, *fields) == 0
-    losses = [record["loss"] for record in records(tmp_path / "unbroken") if record["split"] == "train"]
-    assert np.isfinite(losses).all()
-    assert losses[-1] < losses[0]
+    assert_falling(losses(tmp_path / "unbroken"))
     with monkeypatch.context() as patch:
         signal_after(patch, "train", 3, signal.SIGTERM)
         assert run(tmp_path / "stopped", image_folder, *fields) == 143
