@@ -11,8 +11,10 @@ import benchmark
 import jax
 import jax.numpy as jnp
 import pytest
-from benchmarks import compiled
+from benchmarks import compiled, ours
 from benchmarks.hlo import Traffic, operations_of, parse, size_of, step_of
+
+from dks_jax.runtime.forms import FORMS
 
 CONFIG = Path(__file__).parents[2] / "configs" / "cifar100_wrn.py"
 # As XLA writes it: a loop with a fused sum, a fused slice, a change of layout, a library's convolution, a
@@ -128,6 +130,14 @@ def test_the_step_of_a_config_is_compiled_and_not_run(capsys, tiny_model):
     assert convolutions[0] > convolutions[1] > convolutions[2] > 0
     assert "for 1 cpu" in printed
     assert printed.count("memory of a device: ") == 3
+
+
+def test_a_form_takes_the_place_of_the_one_for_the_devices(tiny_model):
+    setting = ours.load(str(CONFIG), {"batch_size": 8, "image_size": 8}, {})
+    programs = {form: ours.lower(setting, jax.devices(), "predict", form) for form in (None, *FORMS)}
+    # A CPU looks pixels up, and an accelerator computes them.
+    gathers = {form: program.as_text().count("stablehlo.gather") for form, program in programs.items()}
+    assert gathers[None] == gathers["cpu"] > gathers["accelerator"] == gathers["tpu"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ GPU chooses by trying them, may take further memory and copies.
 
 The devices need not be there. --gpus N is for H100s and takes `pip install 'jax[cuda12]'`; --tpus takes a
 topology, e.g. v5e:1x1 or v5p:2x2x2, and the libtpu of this JAX, e.g. `pip install libtpu==0.0.42.1` for
-0.10.2. Both take JAX_PLATFORMS=cpu where there is no accelerator.
+0.10.2. Both take JAX_PLATFORMS=cpu where there is no accelerator. --form shows what the operations would do
+there in the form for other devices.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from jax.experimental import topologies
 from benchmarks import ours
 from benchmarks.hlo import operations_of, parse, step_of
 from benchmarks.measuring import InputError, add_count, markdown_table
+from dks_jax.runtime.forms import FORMS
 
 # What XLA wants to know about the GPU.
 GPU = Path(__file__).with_name("h100.txtpb")
@@ -42,18 +44,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--program", choices=ours.PROGRAMS, action="append", help="one of the programs; default all"
     )
+    parser.add_argument("--form", choices=FORMS, help="of the operations; default the one for the devices")
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     devices = find_devices(options.gpus, options.tpus)
     fields = {"precision": "bfloat16" if options.bfloat16 else "float32"} | options.fields
     setting = ours.load(options.config, ours.given_sizes(options), fields)
-    programs = {name: _read(setting, devices, name) for name in options.program or ours.PROGRAMS}
+    names = options.program or ours.PROGRAMS
+    programs = {name: _read(setting, devices, name, options.form) for name in names}
     return {"devices": [len(devices), devices[0].device_kind], "programs": programs}
 
 
-def _read(setting: ours.Setting, devices: Sequence[Any], name: str) -> dict[str, Any]:
-    lowered = ours.lower(setting, devices, name)
+def _read(setting: ours.Setting, devices: Sequence[Any], name: str, form: str | None) -> dict[str, Any]:
+    lowered = ours.lower(setting, devices, name, form)
     begin = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - begin

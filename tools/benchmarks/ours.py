@@ -173,15 +173,22 @@ class Training:
 
 
 class AbsentDevices(Devices):
-    """Devices that hold nothing: a program can be compiled for them and not be run."""
+    """Devices that hold nothing: a program can be compiled for them and not be run.
+
+    `form` is that of the operations, in place of the one that suits the devices.
+    """
+
+    def __init__(self, devices: Sequence[Any], form: str | None = None) -> None:
+        super().__init__(devices=devices)
+        self.form = form or self.form
 
     def replicate(self, tree: Any) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), tree)
 
 
-def lower(setting: Setting, devices: Sequence[Any], program: str) -> Lowered:
-    """A program of PROGRAMS for devices that need not be there."""
-    absent = AbsentDevices(devices=devices)
+def lower(setting: Setting, devices: Sequence[Any], program: str, form: str | None = None) -> Lowered:
+    """A program of PROGRAMS for devices that need not be there; for `form` see `AbsentDevices`."""
+    absent = AbsentDevices(devices, form)
     if program == "train":
         return Training(setting, absent).lower()
     network = build_network(setting)
