@@ -167,12 +167,14 @@ class Attached(nnx.Module):
     Args:
       network: module from images to logits [batch, class].
       branches: modules from features to logits [batch, class], by the names of submodules of the network.
+      detach: whether no gradient reaches the network from the branches.
     """
 
-    def __init__(self, network: nnx.Module, branches: Mapping[str, Stage]):
+    def __init__(self, network: nnx.Module, branches: Mapping[str, Stage], *, detach: bool = False):
         self.network = network
         self.branches = nnx.Dict(branches)
         self.after = tuple(branches)
+        self.detach = detach
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -190,7 +192,8 @@ class Attached(nnx.Module):
             )
         logits = []
         for name, features in _outputs(modules, calls).items():
-            logits.append(self.branches[name](features))
+            seen = jax.lax.stop_gradient(features) if self.detach else features
+            logits.append(self.branches[name](seen))
             if not isinstance(logits[-1], jax.Array) or logits[-1].shape != main.shape:
                 raise InputError(
                     f"The branch on `{name}` must return logits of the shape {main.shape}, as the network "
@@ -203,7 +206,9 @@ class Attached(nnx.Module):
         return self.network
 
 
-def attach(network: nnx.Module, branches: Mapping[str, Stage], images: Any = None) -> Attached:
+def attach(
+    network: nnx.Module, branches: Mapping[str, Stage], images: Any = None, *, detach: bool = False
+) -> Attached:
     """Puts branches on a network that was not made for them, and leaves its code and its arrays as they are.
 
     Each branch is fed with what a submodule of the network returns when the network calls it, which must be
@@ -217,6 +222,7 @@ def attach(network: nnx.Module, branches: Mapping[str, Stage], images: Any = Non
       images: an array or `jax.ShapeDtypeStruct` like the network's input, with which everything is checked
         here, by an abstract evaluation, and messages say the shapes of the features. Without it the names are
         checked here, and the rest when the network is first called.
+      detach: whether no gradient reaches the network from the branches.
 
     Returns:
       A module from images to the logits of all classifiers, [classifier, batch, class], the branches in the
@@ -243,7 +249,7 @@ def attach(network: nnx.Module, branches: Mapping[str, Stage], images: Any = Non
                 f"`branches` must name submodules of the network that can be called; got {name!r}, and the "
                 f"nearest are {', '.join(_nearest(network, name, images)) or 'none'}."
             )
-    attached = Attached(network, branches)
+    attached = Attached(network, branches, detach=detach)
     if images is not None:
         _evaluate_shapes(attached, lambda module, images: module(images), images)
     return attached

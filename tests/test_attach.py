@@ -225,6 +225,24 @@ def test_decay_by_layers_needs_stages():
         distances_from_head(ours, get_params(ours))
 
 
+@pytest.mark.parametrize("by_config", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_branches_are_detached_by_a_config_or_as_they_are_attached(by_config, own):
+    rngs = nnx.Rngs(0)
+    flat = lambda x: x.reshape(len(x), -1)  # noqa: E731
+    network = nnx.Sequential(flat, *(nnx.Linear(i, NUM_CLASSES, rngs=rngs) for i in (192, NUM_CLASSES)))
+    ours = attach(network, {"layers.1": nnx.Linear(NUM_CLASSES, NUM_CLASSES, rngs=rngs)}, detach=own)
+    config = load_config(str(ROOT / "configs" / "digits_wrn.py"), {"synergy.detach": str(by_config)})
+    build_steps(config, ours, steps_of(ours).train_feed, devices=Devices(1))
+
+    def loss(module):
+        return jnp.sum(module(jnp.ones((2, 8, 8, 3)))[0] ** 2)
+
+    gradients = nnx.to_flat_state(nnx.grad(loss)(ours))
+    reached = {path[0] for path, gradient in gradients if np.asarray(gradient[...]).any()}
+    assert reached == ({"branches"} if by_config or own else {"network", "branches"})
+
+
 @pytest.mark.slow
 def test_four_devices_agree_with_one(tmp_path, x64):
     file = tmp_path / "arrays.npz"

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, traverse_util
 
+from dks_jax.nn.layers import BatchNorm, Stage
 from dks_jax.runtime.errors import InputError
 
 Arrays = dict[str, jax.Array]
@@ -35,9 +36,12 @@ class Functional:
     """
 
     def __init__(self, module: nnx.Module, *, remat: bool = False, statistics: str = "auto"):
-        module.train(remat=remat, statistics=statistics)
+        module.train()
+        _set(module, Stage, remat=remat)
+        _set(module, BatchNorm, statistics=statistics)
         self._train_graph, params, random, batch_stats = nnx.split(module, nnx.Param, nnx.RngState, ...)
-        module.eval(remat=False)
+        module.eval()
+        _set(module, Stage, remat=False)
         self._eval_graph = nnx.graphdef(module)
         self._paths = {_name(path): path for part in (params, random, batch_stats) for path in _flatten(part)}
         self.params = jax.device_get(_named(params))
@@ -126,6 +130,11 @@ def checksum(arrays: Mapping[str, Any]) -> int:
     for name, array in sorted(arrays.items()):
         crc = zlib.crc32(np.ascontiguousarray(array).tobytes(), zlib.crc32(name.encode(), crc))
     return crc
+
+
+def _set(module: nnx.Module, kind: type, **attributes: Any) -> None:
+    """Sets attributes of the modules of this class alone: others may have their own of the same names."""
+    module.set_attributes(lambda _, part: isinstance(part, kind), raise_if_not_found=False, **attributes)
 
 
 def _flatten(state: nnx.State) -> dict[Path, jax.Array]:

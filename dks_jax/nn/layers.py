@@ -205,7 +205,7 @@ class BatchNorm(nnx.Module):
       bias: [channel], zeros.
       mean, var: [channel], running statistics, updated as 0.9 * old + 0.1 * batch.
       statistics: "two_pass", "one_pass", or "auto" for what suits the platform; set by
-        `.train(statistics=...)`.
+        `Functional`.
 
     Raises:
       InputError: the batch does not divide into `norm_groups` slices.
@@ -267,7 +267,7 @@ class Stage(nnx.Module):
 
     Attributes:
       remat: whether the backward pass recomputes the activations within each block, which the forward pass
-        then does not store; set by `.train(remat=True)`.
+        then does not store; set by `Functional`.
     """
 
     def __init__(self, blocks: Iterable[Callable[[jax.Array], jax.Array]]):

@@ -178,7 +178,8 @@ def build_steps(
 
     Args:
       config: the config, of which the sections `data` and `model` are not used.
-      network: network of the config, or one of your own.
+      network: network of the config, or one of your own. With `config.synergy.detach` its branches are
+        detached from now on.
       train_feed, test_feed, devices: see `Steps`.
       num_classes: number of classes of the labels, where a section `mixing` that mixes needs it.
       teachers: frozen teachers, as many as `config.synergy.teachers` names.
@@ -193,6 +194,8 @@ def build_steps(
     )
     config = resolve_branch_warmup(config)
     synergy = config.synergy
+    # A network of one's own does not have it from `build_network`.
+    network.detach = network.detach or synergy.detach
     count = len(network.names)
     teaches = teaching_matrix(resolve(config).teaches, count, len(config.synergy.teachers))
     if len(config.loss.classifier_weights) not in (0, len(network.names)):

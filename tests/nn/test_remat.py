@@ -105,3 +105,18 @@ def test_every_block_of_a_backbone_and_its_branches_is_recomputed_in_training_al
     # A parameter that jax.checkpoint alone has.
     counts = [sum("prevent_cse" in e.params for e in program.eqns) for program in (training, evaluation)]
     assert counts == [num_blocks, 0]
+
+
+class Foreign(nnx.Module):
+    """Has attributes of the same names, which mean something else."""
+
+    def __init__(self):
+        self.remat, self.statistics = "everything", (0.5, 0.25)
+        self.stage = Stage([nnx.Linear(2, 2, rngs=nnx.Rngs(0)), BatchNorm(2, rngs=nnx.Rngs(0))])
+
+
+def test_attributes_of_other_modules_are_left_as_they_are():
+    module = Foreign()
+    Functional(module, remat=True, statistics="one_pass")
+    assert (module.remat, module.statistics) == ("everything", (0.5, 0.25))
+    assert (module.stage.remat, module.stage.blocks[1].statistics) == (False, "one_pass")
