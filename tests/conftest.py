@@ -12,6 +12,7 @@ from hypothesis import settings
 from PIL import Image
 
 from dks_jax import models
+from dks_jax.runtime.compilation import CPU_OPTIONS
 from support import tiny_network
 from support.runs import run
 from support.small_disk import small_disk
@@ -63,11 +64,24 @@ def default_signals() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def quick_compilation():
     """Has XLA compile without optimising, which takes a fraction of the time, here and in processes."""
+    # XLA reads its flags once, here as they are.
+    jax.devices()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        # The code of fusions takes as long to compile as all the rest.
+        patch.setitem(CPU_OPTIONS, "xla_cpu_use_fusion_emitters", False)
+        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false")
         jax.config.update("jax_disable_most_optimizations", True)
         yield
         jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def usual_fusions(quick_compilation):
+    """With XLA's usual code for fusions, which rounds alike in programs that differ elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(CPU_OPTIONS, "xla_cpu_use_fusion_emitters")
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ from dks_jax.models.regularisation import Regularisation, identity
 from dks_jax.nn import get_arrays
 from dks_jax.nn.functional import Functional
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 WIDE = {"name": "wide_resnet", "depth": 16, "width": 1}
 RESNET = {"name": "resnet18"}
 RATES = {"drop_path": 0.4, "head_dropout": 0.25}

@@ -58,9 +58,8 @@ def pixels(size, batch=2):
     return np.random.default_rng(2).standard_normal((batch, size, size, 3))
 
 
-@pytest.mark.parametrize(
-    "form", ["cpu", *(pytest.param(form, marks=pytest.mark.slow) for form in ("", "accelerator", "tpu"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["", *FORMS])
 def test_a_wide_resnet_in_evaluation_mode_has_them_in_every_form(x64, form):
     with forms(form) if form else nullcontext():
         assert_derivatives_agree(*evaluation(wide_resnet(16, 1, 5), pixels(8)))

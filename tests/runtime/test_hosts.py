@@ -42,7 +42,7 @@ class Job:
     """
 
     def __init__(self, folder, processes, devices, *command, folders=None):
-        flags = f"--xla_force_host_platform_device_count={devices}"
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         place = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": str(processes)}
         self.files = [folder / f"output{i}.txt" for i in range(processes)]
         self.processes = []
@@ -115,15 +115,18 @@ def one_device(tmp_path_factory):
     return found
 
 
-def on_several(folder, one, processes, devices):
-    return Job(folder, processes, devices, SUPPORT / "several_devices.py", folder, one.folder)
+def on_several(folder, processes, devices, *given):
+    return Job(folder, processes, devices, SUPPORT / "several_devices.py", folder, *given)
 
 
 @pytest.fixture(scope="module")
 def several(one_device, tmp_path_factory):
     """(folder, output) of several_devices.py on 8 devices, and on 2 processes with 2 each."""
     folders = [tmp_path_factory.mktemp(name) for name in ("devices", "processes")]
-    jobs = [on_several(folders[0], one_device[1], 1, 8), on_several(folders[1], one_device[4], 2, 2)]
+    jobs = [
+        on_several(folders[0], 1, 8, one_device[1].folder),
+        on_several(folders[1], 2, 2, one_device[4].folder),
+    ]
     ends = [job.wait() for job in jobs]
     assert [statuses for statuses, _ in ends] == [[0], [0, 0]], ends
     return [(folder, outputs[0]) for folder, (_, outputs) in zip(folders, ends, strict=True)]
@@ -142,15 +145,18 @@ def test_devices_and_processes_give_the_result_of_one_device_and_go_on_from_it(o
 
 
 @pytest.mark.slow
-def test_they_do_so_with_lamb_stochastic_depth_and_moving_averages(several, tmp_path):
-    training = Training(Devices(), **REGULARISED)
-    assert_close(np.load(several[0][0] / "regularised.npz"), training.end(training.begin(tmp_path)))
+def test_they_do_so_with_lamb_stochastic_depth_and_moving_averages(tmp_path):
+    training, (one, other) = Training(Devices(), **REGULARISED), (tmp_path / "one", tmp_path / "several")
+    other.mkdir()
+    statuses, outputs = on_several(other, 1, 8).wait()
+    assert statuses == [0], outputs
+    assert_close(np.load(other / "regularised.npz"), training.end(training.begin(one)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 4])
 def test_two_and_four_devices_do_so_too(one_device, tmp_path, devices):
-    statuses, outputs = on_several(tmp_path, one_device[1], 1, devices).wait()
+    statuses, outputs = on_several(tmp_path, 1, devices, one_device[1].folder).wait()
     assert statuses == [0], outputs
     assert_agrees(tmp_path, one_device[1])
 

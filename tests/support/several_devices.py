@@ -1,7 +1,7 @@
-"""What training gives on several devices and processes: `python several_devices.py FOLDER GIVEN`.
+"""What training gives on several devices and processes: `python several_devices.py FOLDER [GIVEN]`.
 
 A process alone normalises the batch as a whole; those of a job do so by slices, and stream the images.
-GIVEN is a folder with the checkpoint of one device.
+GIVEN is a folder with the checkpoint of one device. Without it the training is the regularised one.
 """
 
 import sys
@@ -83,6 +83,11 @@ def exchange():
     assert found == (0, Path("a.jpg"), {})
 
 
+def regularised(folder):
+    training = Training(Devices(), **REGULARISED)
+    np.savez(folder / "regularised.npz", **training.end(training.begin(folder)))
+
+
 def main(folder, given):
     devices, several = Devices(), jax.process_count() > 1
     exchange()
@@ -96,8 +101,6 @@ def main(folder, given):
             np.savez(folder / f"{name}.npz", **arrays)
     if several:
         return
-    regularised = Training(devices, **REGULARISED)
-    np.savez(folder / "regularised.npz", **regularised.end(regularised.begin(folder / "regularised")))
     np.save(folder / "logits.npy", logits(devices))
     metadata = Metadata(
         {"name": "resnet18"}, (), (), Preprocessing("squash", 8, 8, 3, (0.5,) * 3, (0.25,) * 3)
@@ -110,4 +113,5 @@ def main(folder, given):
 
 if __name__ == "__main__":
     with hosts.job(hosts.process_info(None, None, None)):
-        main(*map(Path, sys.argv[1:]))
+        folders = map(Path, sys.argv[1:])
+        main(*folders) if len(sys.argv) == 3 else regularised(*folders)

@@ -21,7 +21,7 @@ from support.runs import (
     without_speed,
 )
 
-pytestmark = pytest.mark.usefixtures("tiny_model")
+pytestmark = pytest.mark.usefixtures("tiny_model", "usual_fusions")
 
 # Two steps an epoch.
 STEP = ["--config.optimizer.schedule=step", "--config.optimizer.warmup_epochs=0"]

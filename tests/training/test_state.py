@@ -14,6 +14,8 @@ from support.comparison import as_numpy, assert_same_bits
 from support.runs import last_checkpoint, records, run, signal_after, without_speed
 from support.tiny_steps import initial_state, numbers, setting
 
+pytestmark = pytest.mark.usefixtures("usual_fusions")
+
 EMA = "--config.ema_decay=0.9"
 
 
@@ -43,7 +45,6 @@ def test_what_is_used_is_the_average_where_there_is_one():
     assert len(jax.tree.leaves(state)) == 2
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_the_steps_average_every_state_and_evaluate_the_average(x64):
     steps, _ = setting(Devices(batches_per_call=1), dtype=jnp.float64, drop_last=True, ema_decay=0.15)
     state = initial_state(steps, jnp.float64)
@@ -62,7 +63,6 @@ def test_the_steps_average_every_state_and_evaluate_the_average(x64):
         assert {n: v.tolist() for n, v in found.items()} == {n: v.tolist() for n, v in due.items()}
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 def test_only_with_a_decay_the_state_has_averages(ema_decay):
     _, state = setting(Devices(batches_per_call=1), ema_decay=ema_decay)
