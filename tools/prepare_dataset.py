@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dks_jax.command_line import Parser, run
-from dks_jax.data.sources.tfds import NAME, data_dir, require
+from dks_jax.data.sources.tfds_description import NAME, data_dir, require
 from dks_jax.runtime.errors import InputError
 
 # If one of these files is absent, tfds only warns and leaves out a part of the data set.

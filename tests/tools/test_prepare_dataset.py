@@ -18,7 +18,7 @@ from tensorflow_datasets.core.download import checksums, downloader
 
 from dks_jax.data.images import Split
 from dks_jax.data.preprocessing import View
-from dks_jax.data.sources import cifar
+from dks_jax.data.sources import cifar, tfds_description
 from dks_jax.data.sources import tfds as tfds_source
 from support.cifar_files import DATASETS, FOLDERS, batches, write_binary
 from support.tensorflow import NEEDS_TENSORFLOW
@@ -108,7 +108,7 @@ def test_a_wrong_command_line_is_refused(refused, tmp_path, monkeypatch):
 
 def test_an_absent_package_is_named(refused, monkeypatch):
     absent = "importlib_resources"
-    monkeypatch.setattr(tfds_source, "find_spec", lambda name: None if name == absent else object())
+    monkeypatch.setattr(tfds_description, "find_spec", lambda name: None if name == absent else object())
     refused("cifar100", absent, "pip install 'dks-jax[prepare]'")
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dks_jax import train
 from dks_jax.data.images import ImageData
 from dks_jax.data.preprocessing import View
-from dks_jax.data.sources import folder
+from dks_jax.data.sources import folder, tfds_description
 from dks_jax.data.sources import tfds as tfds_source
 from dks_jax.runtime.errors import InputError
 from support.runs import DIGITS, records
@@ -287,7 +287,9 @@ def test_a_data_set_without_splits_or_labels_is_refused(tmp_path: Path, splits: 
 
 
 def test_an_absent_package_is_named(tiny: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tfds_source, "find_spec", lambda name: None if name == "array_record" else object())
+    monkeypatch.setattr(
+        tfds_description, "find_spec", lambda name: None if name == "array_record" else object()
+    )
     refused(tiny, "tiny", "array_record", "pip install 'dks-jax[tfds]'")
 
 
