@@ -22,7 +22,10 @@ CLOSED_PIPE = 128 + signal.SIGPIPE
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises InputError for a wrong command line."""
+    """A parser that raises InputError for a wrong command line, and shows its description as written."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def print_help(self, file: Any = None) -> None:
         """Prints the help as argparse does, which would overlook that nobody reads it."""
@@ -72,7 +75,6 @@ class ConfigParser(Parser):
             program,
             description=description,
             epilog=_fields_help(used),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
         self.add_argument(

@@ -42,10 +42,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
       InputError: a flag is wrong.
     """
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = Parser(
-        "python -m dks_jax.export", description=__doc__, formatter_class=layout, allow_abbrev=False
-    )
+    parser = Parser("python -m dks_jax.export", description=__doc__, allow_abbrev=False)
     parser.add_weights()
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the file to write")
     parser.add_argument(

@@ -38,10 +38,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
       InputError: a flag is wrong.
     """
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = Parser(
-        "python -m dks_jax.predict", description=__doc__, formatter_class=layout, allow_abbrev=False
-    )
+    parser = Parser("python -m dks_jax.predict", description=__doc__, allow_abbrev=False)
     parser.add_weights()
     parser.add_argument("--exit", metavar="FILE.json", help="operating point, to leave the network early")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")

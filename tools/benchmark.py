@@ -59,11 +59,10 @@ def _benchmark(argv: Sequence[str]) -> None:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """What a command line asks for. Raises InputError for a wrong argument, or where PyTorch is missing."""
-    layout: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    parser = command_line.Parser("python tools/benchmark.py", description=__doc__, **layout)
+    parser = command_line.Parser("python tools/benchmark.py", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, meaning in COMMANDS.items():
-        command = commands.add_parser(name, help=meaning, **layout)
+        command = commands.add_parser(name, help=meaning, allow_abbrev=False)
         # The others are not imported, since not all of them need PyTorch.
         if name in argv[:1]:
             if name not in ("start", "compiled") and not find_spec("torch"):

@@ -72,10 +72,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses a command line; raises InputError if an argument is wrong."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = Parser(
-        "python tools/convert_pytorch.py", description=__doc__, formatter_class=layout, allow_abbrev=False
-    )
+    parser = Parser("python tools/convert_pytorch.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("direction", choices=DIRECTIONS, help="from PyTorch or to it")
     parser.add_argument("--torch", type=Path, required=True, metavar="FILE", help="the PyTorch checkpoint")
     parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="the folder of weights")

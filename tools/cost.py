@@ -121,12 +121,7 @@ def _show(argv: Sequence[str]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
-    parser = Parser(
-        "python tools/cost.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("python tools/cost.py", description=__doc__, allow_abbrev=False)
     meaning = "config file, or the name of one that comes with the library, and method; may be repeated"
     parser.add_argument("--config", action="append", required=True, metavar="FILE[:METHOD]", help=meaning)
     meaning = "number of classes; by default that of the data set, where it is known"

@@ -5,7 +5,6 @@
 With --write the table takes the place of what stands in FILE.md between its two markers; nothing is printed.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,10 +50,7 @@ def between_markers(page: str, path: Path) -> tuple[str, str, str]:
 
 
 def _describe(argv: Sequence[str] | None) -> None:
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = Parser(
-        "python tools/describe_fields.py", description=__doc__, formatter_class=layout, allow_abbrev=False
-    )
+    parser = Parser("python tools/describe_fields.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="the page to refresh")
     path = parser.parse_args(argv).write
     if path is None:

@@ -11,7 +11,6 @@ the error in %, NLL and ECE on all test images. Workdirs without an evaluation.j
 out. `python tools/evidence_table.py` prints the table.
 """
 
-import argparse
 import csv
 import json
 import sys
@@ -30,10 +29,7 @@ EPOCHS = 60
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, 2 where the input is wrong, 130 after Ctrl-C."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = command_line.Parser(
-        "python tools/evidence_cifar10.py", description=__doc__, formatter_class=layout
-    )
+    parser = command_line.Parser("python tools/evidence_cifar10.py", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="workdirs")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.csv", help="the file of records")
 

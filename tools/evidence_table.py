@@ -5,7 +5,6 @@
 Each line of the file is a run: arm, seed, `last`, the test error in % after the last epoch, and more columns.
 """
 
-import argparse
 import csv
 import statistics
 import sys
@@ -21,10 +20,7 @@ from dks_jax.runtime.errors import InputError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status: 0, 2 where the input is wrong, 130 after Ctrl-C."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = command_line.Parser(
-        "python tools/evidence_table.py", description=__doc__, formatter_class=layout
-    )
+    parser = command_line.Parser("python tools/evidence_table.py", description=__doc__)
     parser.add_argument("file", type=Path, metavar="FILE.csv", help="the file of records")
 
     def action() -> None:

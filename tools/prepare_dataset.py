@@ -53,8 +53,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses a command line; raises InputError if an argument is wrong."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = Parser("python tools/prepare_dataset.py", description=__doc__, formatter_class=layout)
+    parser = Parser("python tools/prepare_dataset.py", description=__doc__)
     parser.add_argument("name", metavar="NAME", help="of the data set, NAME[/CONFIG][:VERSION]")
     parser.add_argument("--data_dir", type=data_dir, default="", metavar="DIR", help="default: that of tfds")
     parser.add_argument("--manual_dir", type=Path, metavar="DIR", help="default: DATA_DIR/downloads/manual")

@@ -31,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses a command line; raises InputError if an argument is wrong, or the page cannot be written."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = command_line.Parser("python tools/report.py", description=__doc__, formatter_class=layout)
+    parser = command_line.Parser("python tools/report.py", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="workdir, or folder of workdirs")
     default = Path("report.html")
     parser.add_argument(

@@ -44,8 +44,7 @@ def _summarize(arguments: argparse.Namespace) -> None:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses a command line; raises InputError if an argument is wrong."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = command_line.Parser("python tools/summarize.py", description=__doc__, formatter_class=layout)
+    parser = command_line.Parser("python tools/summarize.py", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="workdir, or folder of workdirs")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write to; by default none")
     arguments = parser.parse_args(argv)

@@ -69,10 +69,7 @@ def parse(argv: Sequence[str] | None) -> Command:
     Raises:
       InputError: an argument or the config of a run is wrong, or a workdir belongs to another run.
     """
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = command_line.Parser(
-        "python tools/sweep.py", description=__doc__, formatter_class=layout, allow_abbrev=False
-    )
+    parser = command_line.Parser("python tools/sweep.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE", help="config file")
     parser.add_argument("--methods", required=True, type=_methods, metavar="A,B,...", help="training methods")
     parser.add_argument("--seeds", required=True, type=_seeds, metavar="0-4|0,2,7", help="seeds")
