@@ -26,6 +26,9 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     if own := cores[int(worker.removeprefix("gw")) :: count]:
         os.sched_setaffinity(0, own)
 
+# An option of XLA for CPUs that the XLA of newer versions of JAX lacks.
+FUSIONS = "xla_cpu_use_fusion_emitters"
+
 # A machine may be busy: how long an example takes is no property of the code.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -61,16 +64,24 @@ def default_signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+def _is_option(name: str) -> bool:
+    """Whether XLA knows an option; it reads the flags in the environment now, if it has not yet."""
+    try:
+        jax.jit(lambda x: x).lower(0.0).compile({name: False})
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
 @pytest.fixture(scope="module")
 def quick_compilation():
     """Has XLA compile without optimising, which takes a fraction of the time, here and in processes."""
-    # XLA reads its flags once, here as they are.
-    jax.devices()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         # The code of fusions takes as long to compile as all the rest.
-        patch.setitem(CPU_OPTIONS, "xla_cpu_use_fusion_emitters", False)
-        patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false")
+        if _is_option(FUSIONS):
+            patch.setitem(CPU_OPTIONS, FUSIONS, False)
+            patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --{FUSIONS}=false")
         jax.config.update("jax_disable_most_optimizations", True)
         yield
         jax.config.update("jax_disable_most_optimizations", False)
@@ -80,7 +91,7 @@ def quick_compilation():
 def usual_fusions(quick_compilation):
     """With XLA's usual code for fusions, which rounds alike in programs that differ elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.delitem(CPU_OPTIONS, "xla_cpu_use_fusion_emitters")
+        patch.delitem(CPU_OPTIONS, FUSIONS, raising=False)
         yield
 
 

@@ -42,7 +42,7 @@ class Job:
     """
 
     def __init__(self, folder, processes, devices, *command, folders=None):
-        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
         place = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": str(processes)}
         self.files = [folder / f"output{i}.txt" for i in range(processes)]
         self.processes = []
