@@ -12,7 +12,7 @@ from dks_jax.weights import load_network
 from support.leaving import assert_as_the_whole
 from support.runs import CONFIGS
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("usual_fusions")]
 
 # By config, the fields that make its network or its images small.
 FIELDS = {
