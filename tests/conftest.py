@@ -28,6 +28,7 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
 
 # An option of XLA for CPUs that the XLA of newer versions of JAX lacks.
 FUSIONS = "xla_cpu_use_fusion_emitters"
+WITHOUT_FUSIONS = f" --{FUSIONS}=false"
 
 # A machine may be busy: how long an example takes is no property of the code.
 settings.register_profile("untimed", deadline=None)
@@ -81,7 +82,7 @@ def quick_compilation():
         # The code of fusions takes as long to compile as all the rest.
         if _is_option(FUSIONS):
             patch.setitem(CPU_OPTIONS, FUSIONS, False)
-            patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --{FUSIONS}=false")
+            patch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", "") + WITHOUT_FUSIONS)
         jax.config.update("jax_disable_most_optimizations", True)
         yield
         jax.config.update("jax_disable_most_optimizations", False)
@@ -89,9 +90,10 @@ def quick_compilation():
 
 @pytest.fixture(scope="module")
 def usual_fusions(quick_compilation):
-    """With XLA's usual code for fusions, which rounds alike in programs that differ elsewhere."""
+    """With XLA's usual code for fusions, here and in processes, which rounds alike in programs that differ."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delitem(CPU_OPTIONS, FUSIONS, raising=False)
+        patch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", "").replace(WITHOUT_FUSIONS, ""))
         yield
 
 

@@ -13,7 +13,7 @@ from dks_jax import models, train
 from dks_jax.models import load_config, resnet
 from support.runs import CONFIGS, assert_same_end, records, whole_checkpoints
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("usual_fusions")
 
 PHOTOGRAPHS = os.environ.get("DKS_TEST_DATA")
 
