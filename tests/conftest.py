@@ -90,7 +90,7 @@ def quick_compilation():
 
 @pytest.fixture(scope="module")
 def usual_fusions(quick_compilation):
-    """With XLA's usual code for fusions, here and in processes, which rounds alike in programs that differ."""
+    """With XLA's usual code for fusions, here and in processes: it rounds alike in programs that differ."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delitem(CPU_OPTIONS, FUSIONS, raising=False)
         patch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", "").replace(WITHOUT_FUSIONS, ""))
