@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -65,6 +66,7 @@ def default_signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@cache
 def _is_option(name: str) -> bool:
     """Whether XLA knows an option; it reads the flags in the environment now, if it has not yet."""
     try:

@@ -19,7 +19,7 @@ from dks_jax.supervision import distances_from_head
 from dks_jax.training import build_steps
 from support import foreign_networks
 from support.foreign_networks import NETWORKS, attached, steps_of, train_epoch
-from support.runs import ROOT
+from support.runs import FOUR_DEVICES, ROOT
 from support.tiny_steps import NUM_CLASSES
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -246,9 +246,8 @@ def test_branches_are_detached_by_a_config_or_as_they_are_attached(by_config, ow
 @pytest.mark.slow
 def test_four_devices_agree_with_one(tmp_path, x64):
     file = tmp_path / "arrays.npz"
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     script = ROOT / "tests" / "support" / "foreign_networks.py"
-    subprocess.run([sys.executable, str(script), str(file)], env=os.environ | flags, check=True)
+    subprocess.run([sys.executable, str(script), str(file)], env=os.environ | FOUR_DEVICES, check=True)
     ours, found = train_epoch(attached("resnet")), np.load(file)
     assert set(found) == ours.keys()
     for name, value in ours.items():

@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 
 import ml_collections
 
-from dks_jax.config.schema import FIELDS, Field, check, fits
+from dks_jax.config.field import Field, check, fits
+from dks_jax.config.schema import FIELDS
 from dks_jax.runtime.errors import InputError
 
 Config: TypeAlias = Any
