@@ -194,8 +194,8 @@ def build_steps(
     )
     config = resolve_branch_warmup(config)
     synergy = config.synergy
-    # A network of one's own does not have it from `build_network`.
-    network.detach = network.detach or synergy.detach
+    if synergy.detach:  # A network of one's own does not have it from `build_network`.
+        network.detach = True
     count = len(network.names)
     teaches = teaching_matrix(resolve(config).teaches, count, len(config.synergy.teachers))
     if len(config.loss.classifier_weights) not in (0, len(network.names)):
